@@ -1,0 +1,147 @@
+"""The networks that must load public weights give what the original networks give.
+
+Public weights cannot be downloaded here, so both sides got the same weights drawn from a seed, and only outputs are stored:
+parity/goldens.npz holds every third row and column of the original pictures, and all of the original codes and
+embeddings (rosinality's StyleGAN2, omertov's encoder4editing, TreB1eN's ArcFace; CPU, float32). How an entry is drawn depends on
+its name and shape, so one wrong name or shape shows as a wrong output. `draw` and `noise` follow the drawing script that came with these
+original outputs."""
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from aueditnet.facs import InputError
+from aueditnet.inversion import Encoder, Inverter
+from aueditnet.recognition import IRSE50
+from aueditnet.stylegan2 import Generator
+
+GOLDENS = np.load(Path(__file__).parent / "parity" / "goldens.npz")
+E4E_HEADS = [[512] * (5 if i < 3 else 6 if i < 7 else 7) for i in range(18)]  # 4, 5 or 6 strided convolutions: from 16, 32 or 64 px down to 1
+CONSTANT = "kernel"  # of blurs and up-sampling: a constant of the architecture, never learnt
+
+
+def draw(name, shape, seed=0):
+    """The value of one entry of a state dict, near unit scale whatever its part in the network."""
+    x = np.random.RandomState((seed * 1_000_003 + zlib.crc32(name.encode())) % 2**32).standard_normal(shape).astype(np.float32)
+    if name.endswith("num_batches_tracked"):
+        return np.zeros(shape, np.int64)
+    if name.endswith("running_var"):
+        return 1 + 0.1 * np.abs(x)
+    if name.endswith("running_mean"):
+        return 0.1 * x
+    if name.endswith("modulation.bias"):
+        return 1 + 0.1 * x
+    if name.startswith(("input_layer", "body", "output_layer", "latlayer")) or (name.startswith("styles") and ".convs." in name):
+        if len(shape) >= 2:
+            return x / np.sqrt(np.prod(shape[1:]))
+        return 1 + 0.1 * x if name.endswith("weight") else 0.1 * x
+    return 0.1 * x if name.endswith(("bias", "noise.weight")) else x
+
+
+def noise(shape, seed, scale=1.0):
+    return (scale * np.random.RandomState(seed).standard_normal(shape)).astype(np.float32)
+
+
+def table(build):
+    """{name: shape} of a model, which is built without memory for its weights."""
+    with torch.device("meta"):
+        return {k: tuple(v.shape) for k, v in build().state_dict().items() if not k.endswith(CONSTANT)}
+
+
+def drawn(build):
+    return {k: draw(k, shape) for k, shape in table(build).items()}
+
+
+def assert_near(out, golden):
+    out = out.numpy()
+    error = np.linalg.norm(out - golden) / np.linalg.norm(golden)
+    assert out.shape == golden.shape and error <= 1e-4, f"relative error {error:.1e}"
+
+
+@pytest.fixture(scope="module")
+def generator():
+    return Generator.from_state_dict(drawn(lambda: Generator(64)))
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    return Encoder.from_state_dict(drawn(lambda: Encoder(E4E_HEADS[:10])))
+
+
+@torch.no_grad()
+def test_generator(generator):
+    w = generator.map(torch.from_numpy(noise((2, 512), 1)))
+    w_plus = torch.from_numpy(noise((2, 10, 512), 2))
+    truncated = w.mean(0) + 0.7 * (w - w.mean(0))
+    assert_near(w, GOLDENS["mapping"])
+    assert_near(generator.synthesize(w_plus)[..., ::3, ::3], GOLDENS["from_wplus"])
+    assert_near(generator.synthesize(w)[..., ::3, ::3], GOLDENS["from_z"])
+    assert_near(generator.synthesize(truncated)[..., ::3, ::3], GOLDENS["from_z_truncated"])
+    assert_near(generator.map(torch.from_numpy(noise((2, 512), 1)), 0.7, w.mean(0)), truncated.numpy())
+
+
+@torch.no_grad()
+def test_encoder(encoder):
+    assert_near(encoder(torch.from_numpy(noise((1, 3, 256, 256), 7, 0.5).clip(-1, 1))), GOLDENS["codes"])
+
+
+@torch.no_grad()
+def test_identity():
+    net = IRSE50.from_state_dict(drawn(IRSE50))
+    assert_near(net(torch.from_numpy(noise((2, 3, 112, 112), 8, 0.5).clip(-1, 1))), GOLDENS["embedding"])
+
+
+@pytest.mark.parametrize("file, build", [("e4e_decoder", lambda: Generator(1024)), ("e4e_encoder", lambda: Encoder(E4E_HEADS)), ("ir_se50", IRSE50)])
+def test_names_and_shapes_of_the_public_files(file, build):
+    rows = sorted(f"{k} {','.join(map(str, shape))}" for k, shape in table(build).items())
+    assert (len(rows), zlib.crc32("\n".join(rows).encode())) == tuple(GOLDENS[file])
+
+
+def test_public_generators_carry_constants(generator):
+    """Public files hold the filters of the up-sampled pictures too; they are accepted, and refused if they are other filters."""
+    state = generator.state_dict()
+    kernel = state["convs.0.conv.blur.kernel"]
+    Generator.from_state_dict({**state, **{f"to_rgbs.{i}.upsample.kernel": kernel for i in range(4)}})
+    with pytest.raises(InputError, match="upsample.kernel"):
+        Generator.from_state_dict({**state, "to_rgbs.0.upsample.kernel": kernel.flip(0) * torch.arange(4)})
+
+
+@torch.no_grad()
+def test_e4e_file(tmp_path):
+    """A file laid out as the public one, with slim networks: inversion adds the average latent exactly if the file says so."""
+    heads = [[40] * len(widths) for widths in E4E_HEADS[:6]]
+    encoder, decoder = (drawn(build) for build in (lambda: Encoder(heads, 24, (16, 16, 24, 32, 40), (1, 1, 2, 1)), lambda: Generator(16, 24, {4: 8, 8: 8, 16: 8}, 2)))
+    x, average = torch.from_numpy(noise((1, 3, 256, 256), 7, 0.5).clip(-1, 1)), torch.from_numpy(noise((6, 24), 3))
+    state = {f"{part}.{k}": torch.as_tensor(v) for part, entries in (("encoder", encoder), ("decoder", decoder)) for k, v in entries.items()}
+    codes = Encoder.from_state_dict(encoder)(x)
+    for add in (True, False):
+        torch.save({"state_dict": state, "latent_avg": average, "opts": {"start_from_latent_avg": add}}, tmp_path / "e4e.pt")
+        inverter = Inverter.from_e4e(tmp_path / "e4e.pt")
+        assert_near(inverter.invert(x), (codes + average * add).numpy())
+        assert_near(inverter.synthesize(codes), Generator.from_state_dict(decoder).synthesize(codes).numpy())
+
+
+SLIM = {  # the smallest of each network, for the errors
+    Generator: lambda: Generator(16, 24, {4: 8, 8: 8, 16: 8}, 2),
+    Encoder: lambda: Encoder([[40] * 5] + [[40] + [12] * 4] * 2 + [[40] + [12] * 5] * 3, 24, (16, 16, 24, 32, 40), (1, 1, 2, 1)),
+    IRSE50: lambda: IRSE50((16, 16, 24, 32, 40), (1, 1, 2, 1), 24, 7)}
+
+
+@pytest.mark.parametrize("network", SLIM, ids=lambda network: network.__name__)
+def test_wrong_entries_are_named(network):
+    whole = drawn(SLIM[network])
+    network.from_state_dict(whole)
+    for name in whole:
+        if name.startswith("noises.") or name.endswith("num_batches_tracked"):
+            continue  # not learnt; public files may come without them
+        with pytest.raises(InputError) as error:
+            network.from_state_dict({k: v for k, v in whole.items() if k != name})
+        assert name in str(error.value), f"without {name}: {error.value}"
+    last = list(whole)[-1]
+    wrong = {**whole, "unheard.of": np.zeros(3, np.float32), last: np.zeros(7, np.float32)}
+    del wrong[next(k for k in whole if k.endswith("bias"))]
+    with pytest.raises(InputError) as error:
+        network.from_state_dict(wrong)
+    assert all(word in str(error.value) for word in ("missing", "extra: unheard.of (1)", f"misshapen: {last} (7,)")), error.value
