@@ -170,7 +170,7 @@ class LevelModules(nn.Module):
         own = torch.einsum("blk,blkr->blr", label, factors)
         return torch.einsum("blk,lkd->bld", label, self.base) + torch.einsum("blr,lrd->bld", own, self.basis)
 
-# %% ../nbs/07_editor.ipynb #f0bd79ae
+# %% ../nbs/07_editor.ipynb #3b8356eb
 def ridge(x, y, strength: float = 5.):
     "The matrix that predicts `y` from `x` (both centred) with an L2 penalty; `strength` counts as that many samples."
     gram = x.T @ x
@@ -192,6 +192,7 @@ def ridge_reader(x,       # (N, n) centred codes
     def error(strength): return (x[out] @ ridge(x[~out], y[~out], strength) - y[out]).square().mean().item()
     return ridge(x, y, min((10. ** k for k in range(1, 6)), key=error))
 
+# %% ../nbs/07_editor.ipynb #f0bd79ae
 class AUEditNet(Editor):
     "Section 3 of the method: level modules, level-wise labels, two branches with shared weights."
     def __init__(self,

@@ -92,7 +92,7 @@ def band_error(made, real, gains=(6., 6., 5., 4., 2.)):
         if not last: diff, weight = low, F.avg_pool2d(weight, 2)
     return total
 
-# %% ../nbs/23_pretraining.ipynb #55a6af92
+# %% ../nbs/23_pretraining.ipynb #abed38cc
 @dataclass
 class JointConfig:
     "Sizes, schedule and loss weights of the joint training."
@@ -118,6 +118,7 @@ class JointConfig:
     decay: float = 0.3  # the last part of the schedule over which the learning rate falls
     seed: int = 0
 
+# %% ../nbs/23_pretraining.ipynb #55a6af92
 class Joint:
     "Generator, encoder and discriminator with their optimisers and running averages; every random draw comes from its own seed."
     def __init__(self, config: JointConfig):

@@ -82,7 +82,7 @@ class PairBatches:
     def load_state_dict(self, state):
         self.sampler.load_state_dict(state["sampler"]); self.random.set_state(state["random"])
 
-# %% ../nbs/09_training.ipynb #6b8f5201
+# %% ../nbs/09_training.ipynb #976a8da8
 class Callback:
     "Something that happens beside the training. Its state, where it has one, is saved and resumed with the run."
     def before_fit(self, learner): pass
@@ -92,6 +92,7 @@ class Callback:
     def state_dict(self): return {}
     def load_state_dict(self, state): pass
 
+# %% ../nbs/09_training.ipynb #6b8f5201
 class Learner:
     "Editor, batches, loss, AdamW on a one-cycle schedule; callbacks do the rest."
     def __init__(self, editor, batches, loss, steps: int, lr: float = 4e-3, weight_decay: float = 0.02, callbacks=(), facts=None):
