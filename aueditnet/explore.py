@@ -30,11 +30,13 @@ def encode_png(image,  # HxWx3 uint8 RGB
 class Panel(widgets.VBox):
     "The controls and their places; what they do is `Explorer`'s."
 
-    def __init__(self, side: int):  # pixels on the screen for each of the two pictures
+    def __init__(self,
+                 faces: list,  # names to choose from
+                 side: int):   # pixels on the screen for each of the two pictures
         self.before, self.after = (widgets.Image(format="png", width=side, height=side) for _ in range(2))
         self.sliders = {au: widgets.FloatSlider(min=-2, max=7, step=0.1, description=au, tooltip=NAMES[au], readout_format=".1f",
                                                 layout=widgets.Layout(width="330px", margin="0")) for au in AUS}
-        self.face = widgets.Dropdown(description="face", layout=widgets.Layout(width="220px"))
+        self.face = widgets.Dropdown(options=faces, description="face", layout=widgets.Layout(width="220px"))
         self.upload = widgets.FileUpload(accept="image/*", description="your own", layout=widgets.Layout(width="130px"))
         self.compare = widgets.ToggleButton(description="show inversion", tooltip="the face without any edit", layout=widgets.Layout(width="140px"))
         self.presets = {name: widgets.Button(description=name, tooltip=", ".join(f"{au} {v:g}" for au, v in aus.items()),
@@ -58,8 +60,7 @@ class Explorer(Panel):
                  faces: dict,       # {name: a picture as in `Pipeline.edit`}; the first is shown first
                  side: int = 352):  # pixels on the screen for each of the two pictures
         self.pipeline, self._faces, self._quiet = pipeline, dict(faces), False
-        super().__init__(side)
-        self.face.options = list(self._faces)
+        super().__init__(list(self._faces), side)
         self._listen()
         self.choose(self.face.value)
 
