@@ -25,7 +25,7 @@ from .data import DISFA, TEST, PairSampler, intensity_table
 from .facs import AUS, InputError, to_vector
 from .inversion import to_tensor, to_uint8
 from .recognition import identity_crop
-from .weights import _replace, data_dir
+from .weights import replace_file, data_dir
 
 # %% ../nbs/10_evaluation.ipynb #43e7697f
 def icc31(a,                   # (n,) or (n, m) ratings of n pictures; or, without `b`, an (n, k) table, one column a rater
@@ -247,7 +247,7 @@ def write_report(report,  # of `evaluate` or `counterfactual`
         text = file.getvalue()
     else: raise InputError(f"{out}: a report is written as .json or .csv")
     if not out.absolute().parent.is_dir(): raise InputError(f"{out}: the folder {out.parent} does not exist, make it first")
-    _replace(out.absolute(), text.encode())
+    replace_file(out.absolute(), text.encode())
 
 def _finite(value):
     "The same report without the numbers that JSON does not know."

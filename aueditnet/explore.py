@@ -54,7 +54,6 @@ class Panel(widgets.VBox):
 # %% ../nbs/12_explore.ipynb #a5b39c20
 class Explorer(Panel):
     """Sliders for the twelve action units beside a face. `sliders["AU12"].value = 4` does what the hand does."""
-
     def __init__(self,
                  pipeline,          # a `pipeline.Pipeline`
                  faces: dict,       # {name: a picture as in `Pipeline.edit`}; the first is shown first

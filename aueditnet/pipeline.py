@@ -23,7 +23,7 @@ from .align import align_face, detect_landmarks
 from .data import DISFA, TEST
 from .evaluation import FaceModel, neutral_faces
 from .facs import AUS, NAMES, PRESETS, InputError, to_dict, to_vector
-from .weights import _replace, data_dir
+from .weights import replace_file, data_dir
 
 # %% ../nbs/11_pipeline.ipynb #c22254ec
 SMALLEST = 64  # pixels; no face can be found in less
@@ -280,6 +280,6 @@ def demo(out="aueditnet-demo.png",  # the sheet, a picture file
     for name in (n for n in edits if n not in AUS):
         done = edits[name][0]
         console.print(f"{name}: " + ", ".join(f"{au} {v:g} (measured {_one(done.measured[au])})" for au, v in done.requested.items()) + f", identity {done.identity:.2f}", highlight=False, soft_wrap=True)
-    _replace(out.absolute(), file.getvalue())
+    replace_file(out.absolute(), file.getvalue())
     console.print(f"inversion: identity {pipeline.edit(face).identity:.2f}\nwritten to {os.path.relpath(out)}", highlight=False, soft_wrap=True)
     return edits

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['EqualConv', 'DownBlock', 'Discriminator', 'face_weight', 'band_error', 'JointConfig', 'Joint', 'autocast', 'pictures',
-           'joint_step', 'train_joint', 'face_crop', 'score', 'export', 'main']
+           'joint_step', 'train_joint', 'score', 'export', 'main']
 
 # %% ../nbs/23_pretraining.ipynb #d295b995
 import json
@@ -19,7 +19,9 @@ from torch import nn
 from torch.nn import functional as F
 from . import weights
 from .facs import AUS, InputError
-from .inversion import Encoder
+from .evaluation import face_box, icc31
+from .inversion import Encoder, to_tensor, to_uint8
+from .losses import BAND_GAINS, bands
 from .people import SETS, PeopleSet, render_set
 from .stylegan2 import EqualLinear, Generator, tune_allocator
 
@@ -81,15 +83,11 @@ def face_weight(size: int) -> torch.Tensor:  # (1, 1, size, size), mean 1
     w = w + 2.5 * (bump(-0.31, -0.15, 0.25, 0.22) + bump(0.31, -0.15, 0.25, 0.22)) + bump(0, -0.05, 0.15, 0.25) + 3 * bump(0, 0.62, 0.4, 0.25)
     return (w / w.mean())[None, None]
 
-def band_error(made, real, gains=(6., 6., 5., 4., 2.)):
+def band_error(made, real):
     "Charbonnier error of the Laplacian bands of two pictures (B, 3, S, S), fine to coarse, weighted by `face_weight`."
-    diff, weight, total = made - real, face_weight(made.shape[-1]), 0.
-    for k, gain in enumerate(gains):
-        last = k == len(gains) - 1
-        low = diff if last else F.avg_pool2d(diff, 2)
-        band = diff if last else diff - F.interpolate(low, scale_factor=2, mode="bilinear", align_corners=False)
-        total = total + (weight * (((gain * band).square() + 0.25).sqrt() - 0.5)).mean()
-        if not last: diff, weight = low, F.avg_pool2d(weight, 2)
+    weight, total = face_weight(made.shape[-1]), 0.
+    for gain, band in zip(BAND_GAINS, bands(made - real, len(BAND_GAINS))):
+        total = total + (F.adaptive_avg_pool2d(weight, band.shape[-1]) * (((gain * band).square() + 0.25).sqrt() - 0.5)).mean()
     return total
 
 # %% ../nbs/23_pretraining.ipynb #abed38cc
@@ -175,7 +173,7 @@ def autocast(): return torch.autocast("cpu", torch.bfloat16)
 
 def pictures(people, n: int):
     "n random pictures of a set as (n, 3, S, S) in [-1, 1], half of them mirrored."
-    x = torch.from_numpy(people[torch.randint(len(people), (n,)).numpy()]).permute(0, 3, 1, 2).float() / 127.5 - 1
+    x = to_tensor(people[torch.randint(len(people), (n,)).numpy()])
     return torch.where((torch.rand(n) < 0.5)[:, None, None, None], x.flip(3), x).contiguous(memory_format=torch.channels_last)
 
 def joint_step(joint: Joint, people) -> dict:  # the step's losses by name
@@ -249,22 +247,18 @@ def train_joint(people,  # indexable: indices -> pictures (n, S, S, 3) uint8; se
     return joint
 
 # %% ../nbs/23_pretraining.ipynb #d34f56de
-def face_crop(x):  # (B, 3, S, S) of an aligned picture at zoom 1.25 -> the face, brows to chin
-    s = x.shape[-1]
-    return x[..., round(0.22 * s):round(0.92 * s), round(0.2 * s):round(0.8 * s)]
-
 @torch.no_grad()
 def score(generator, encoder, judge,  # judge: (B, 3, S, S) -> (B, 12) intensities
           people,  # a `PeopleSet`, or any pair of `pictures[indices]` and `.y`
           indices) -> dict:  # PSNR of frame and face crop in dB, and the judge's ICC per AU on the true pictures and on the inversions
     "Inverts pictures that were not trained on and says what is left of them."
-    from aueditnet.evaluation import icc31
     frame, crop, read, read_true = [], [], [], []
     psnr = lambda a, b: -10 * ((a - b) / 2).square().mean((1, 2, 3)).log10()
+    rows, columns = face_box(generator.size)
     for i in range(0, len(indices), 32):
-        x = torch.from_numpy(people[indices[i:i + 32]]).permute(0, 3, 1, 2).float() / 127.5 - 1
+        x = to_tensor(people[indices[i:i + 32]])
         made = generator.synthesize(encoder(x)).clamp(-1, 1)
-        frame.append(psnr(made, x)); crop.append(psnr(face_crop(made), face_crop(x)))
+        frame.append(psnr(made, x)); crop.append(psnr(made[..., rows, columns], x[..., rows, columns]))
         read.append(judge(made)); read_true.append(judge(x))
     y = people.y[indices]
     iccs = lambda r: {a: round(float(icc31(torch.cat(r)[:, k].numpy(), y[:, k])), 3) for k, a in enumerate(AUS)}
