@@ -14,7 +14,7 @@ from .facs import InputError
 
 # %% ../nbs/22b_people.ipynb #483ae5f7
 SETS = {  # name -> (first person's seed, people, pictures of each)
-    "pretrain": (10000, 4000, 10), "judge": (20000, 600, 10), "identity": (21000, 700, 8)}
+    "pretrain": (10000, 1800, 10), "judge": (20000, 700, 10), "identity": (21000, 500, 8), "identity-judge": (22000, 300, 8)}
 SHARD_PEOPLE = 50
 
 def render_person(seed: int,  # the person

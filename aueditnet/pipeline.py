@@ -21,7 +21,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from .align import align_face, detect_landmarks
 from .data import DISFA, TEST
-from .evaluation import FaceModel, neutral_faces
+from .model import FaceModel, neutral_faces
 from .facs import AUS, NAMES, PRESETS, InputError, to_dict, to_vector
 from .weights import replace_file, data_dir
 
@@ -210,10 +210,9 @@ def survey(pipeline,  # a `Pipeline`
            align=None,  # as in `Pipeline.face`
            ) -> dict:   # {"AU1": [an Edit for each level], ..., "happiness": [Edit], ...}
     """Every action unit at every level, one at a time, and some emotions, on one face."""
-    from tqdm import tqdm
-    face = pipeline.face(image, align)
     wishes = {au: [{au: level} for level in levels] for au in AUS} | {name: [PRESETS[name]] for name in presets}
-    return {name: pipeline.edit_batch(face, ws) for name, ws in tqdm(wishes.items(), "editing", leave=False, disable=None)}
+    edits = iter(pipeline.edit_batch(pipeline.face(image, align), [w for ws in wishes.values() for w in ws]))  # one inversion for all
+    return {name: [next(edits) for _ in ws] for name, ws in wishes.items()}
 
 def sheet(edits,          # of `survey`
           title="AUEditNet",  # in bold, upper left
@@ -255,7 +254,7 @@ def _tile(picture, side):
 
 # %% ../nbs/11_pipeline.ipynb #7423607e
 def demo(out="aueditnet-demo.png",  # the sheet, a picture file
-         subject: str = "SN007",     # whose face; the editor was not trained on the subjects of P3
+         subject: str = "SN008",     # whose face; the editor was not trained on the subjects of P3
          model: str = "heads128",   # name of a bundled model
          ) -> dict:                 # the edits, as of `survey`
     """Edit a test subject's frame in every way, write one sheet, and print requested against measured intensities."""

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['BLUR_TAPS', 'EqualLinear', 'Mapping', 'blur_kernel', 'upsample_image', 'Blur', 'ModulatedConv', 'Scalar', 'Bias',
            'StyledConv', 'ToRGB', 'Constant', 'Entries', 'load_checked', 'count', 'LatentSpace', 'Generator',
-           'generator_sizes', 'load_generator', 'tune_allocator']
+           'generator_sizes', 'load_generator', 'tune_allocator', 'bf16_available']
 
 # %% ../nbs/04_stylegan2.ipynb #8dfd42b1
 import math
@@ -264,3 +264,9 @@ def tune_allocator() -> bool:  # did the C library accept?
     except OSError: return False
     # M_MMAP_MAX = 0, M_TRIM_THRESHOLD as high as it goes, M_TOP_PAD = 256 MiB
     return all(mallopt(option, value) for option, value in ((-4, 0), (-1, 2 ** 31 - 1), (-2, 256 << 20)))
+
+def bf16_available() -> bool:
+    """Does this machine compute bfloat16 in hardware? Then training and searching are quicker in it; pictures that are kept are made in float32."""
+    if torch.cuda.is_available(): return torch.cuda.is_bf16_supported()
+    able = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return bool(able.get("amx_bf16") or able.get("avx512_bf16"))

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Codes', 'BatchConfig', 'PairBatches', 'Callback', 'Learner', 'EMA', 'History', 'Progress', 'Checkpoint',
-           'Accelerated', 'TrainConfig', 'bf16_available', 'fit_editor', 'labelled_codes', 'frozen_networks', 'train']
+           'Accelerated', 'TrainConfig', 'fit_editor', 'labelled_codes', 'frozen_networks', 'train']
 
 # %% ../nbs/09_training.ipynb #383f47b8
 import csv
@@ -17,6 +17,7 @@ from .data import TRAIN, PairSampler
 from .editor import AUEditNet
 from .facs import InputError
 from .losses import EditLoss, LossConfig
+from .stylegan2 import bf16_available
 
 # %% ../nbs/09_training.ipynb #0fa2a5ef
 @dataclass
@@ -216,6 +217,7 @@ class Accelerated(Callback):
 class TrainConfig:
     "One training run."
     steps: int = 1200
+    every: int = 3                                   # use only every so-manieth frame: neighbours in a video are nearly the same
     lr: float = 4e-3
     weight_decay: float = 0.02
     ema: float = 0.995
@@ -224,12 +226,6 @@ class TrainConfig:
     sizes: dict = field(default_factory=dict)        # of `AUEditNet`: hidden, embed, rank, dropout, noise
     batch: BatchConfig = field(default_factory=BatchConfig)
     loss: LossConfig = field(default_factory=LossConfig)
-
-def bf16_available() -> bool:
-    "Does this machine compute bfloat16 in hardware?"
-    if torch.cuda.is_available(): return torch.cuda.is_bf16_supported()
-    able = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return bool(able.get("amx_bf16") or able.get("avx512_bf16"))
 
 def fit_editor(codes: Codes,              # training frames
                config: TrainConfig = None, # the defaults if None
@@ -259,7 +255,8 @@ def fit_editor(codes: Codes,              # training frames
 def labelled_codes(dataset,                # `data.DISFA`
                    inverter,               # `inversion.Inverter`
                    subjects=TRAIN,         # whose frames
-                   per_subject: int = 400, # frames of one subject at most
+                   every: int = 1,         # only every so-manieth frame
+                   per_subject: int = 400, # and of one subject at most so many, evenly spread
                    picture_size: int = 64, # pixels of the pictures that are kept
                    mirror: bool = True,    # invert the mirrored frames as well
                    ) -> Codes:
@@ -271,12 +268,12 @@ def labelled_codes(dataset,                # `data.DISFA`
     w, mirrored, y, person, pictures = [], [], [], [], []
     side = max(inverter.size, inverter.size_in)
     for number, s in enumerate(tqdm(subjects, desc="subjects", leave=False)):
-        frames = np.flatnonzero(dataset.usable(s))
+        frames = np.flatnonzero(dataset.usable(s))[::every]
         if not len(frames): raise InputError(f"{s}: no frame of it has landmarks, so none can be aligned; leave the subject out")
         if len(frames) > per_subject: frames = frames[np.linspace(0, len(frames) - 1, per_subject).round().astype(int)]
         points = dataset.landmarks(s)
         crops = np.stack([align_face(dataset.frame(s, int(i)), points[i], side, inverter.zoom) for i in frames])
-        key = f"{Path(dataset.root).resolve()} {dataset.camera} {s} every {len(frames)} at {side}"
+        key = f"{Path(dataset.root).resolve()} {dataset.camera} {s} {len(frames)} of every {every} at {side}"
         w.append(cache_latents(lambda k: crops[k], len(crops), inverter, key))
         if mirror: mirrored.append(cache_latents(lambda k: crops[k][:, ::-1].copy(), len(crops), inverter, key + " mirrored"))
         pictures += [cv2.resize(c, (picture_size, picture_size), interpolation=cv2.INTER_AREA) for c in crops]
@@ -311,7 +308,7 @@ def train(data,                        # a folder in DISFA's layout
     if out.exists() and not out.is_dir(): raise InputError(f"{out}: is a file, name a folder for the run")
     dataset, inverter = DISFA(data, subjects=TRAIN), Inverter.from_pretrained("heads128")
     tune_allocator()
-    codes = labelled_codes(dataset, inverter, picture_size=config.loss.size)
+    codes = labelled_codes(dataset, inverter, every=config.every, picture_size=config.loss.size)
     editor, history = fit_editor(codes, config, frozen_networks(inverter), folder=out, callbacks=[Progress()])
     if int(os.environ.get("RANK", 0)): return editor
     facts = dict(network="AUEditNet", **editor.config, subjects=TRAIN, labels=dataset.label_origin, frames=len(codes.w), training=asdict(config))

@@ -37,9 +37,11 @@ def cache_dir() -> Path:  # a folder, made if need be
 REGISTRY = {  # bundled weights by name; public files by file name, with their Google Drive id
     "heads128-generator": {"what": "StyleGAN2 generator of synthetic heads, 128 px"},
     "heads128-encoder": {"what": "encoder into the generator's W+, e4e layout"},
-    "heads128-identity": {"what": "identity network"},
+    "heads128-identity": {"what": "identity network used in the losses"},
     "heads128-au": {"what": "action unit estimator used in the losses"},
-    "heads128-judge": {"what": "judge that no loss uses"},
+    "heads128-judge": {"what": "judge of action units, in no loss"},
+    "heads128-judge-b": {"what": "second judge of action units, built otherwise, in no loss"},
+    "heads128-identity-judge": {"what": "judge of identity, in no loss"},
     "heads128-editor": {"what": "AUEditNet trained on synthdisfa, folds P1 and P2"},
     "e4e_ffhq_encode.pt": {"what": "e4e encoder with its StyleGAN2 decoder, FFHQ 1024 px (github.com/omertov/encoder4editing)",
                            "drive": "1cUv_reLE6k3604or78EranS7XzuVMWeO"},
