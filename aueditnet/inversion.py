@@ -148,9 +148,7 @@ class Inverter:
             raise InputError(f"the average latent {tuple(self.latent_avg.shape)} does not fit the codes ({shape[0]} x {shape[1]})")
 
     @property
-    def size(self):
-        """Side of the generator's pictures."""
-        return self.generator.size
+    def size(self): return self.generator.size  # side of the pictures
 
     @torch.no_grad()
     def invert(self, x,
@@ -170,9 +168,8 @@ class Inverter:
 
     def fingerprint(self) -> str:
         """Identifies the weights that codes depend on: SHA-256 of the encoder's entries and the average latent, and with refinement of the generator's."""
-        digest = hashlib.sha256(f"{self.size_in} {self.zoom} {self.steps}".encode())
-        for model in (self.encoder, self.generator) if self.steps else (self.encoder,):
-            for name, value in sorted(model.state_dict().items()): digest.update(name.encode() + value.contiguous().numpy().tobytes())
+        digest, models = hashlib.sha256(f"{self.size_in} {self.zoom} {self.steps}".encode()), [self.encoder] + [self.generator] * (self.steps > 0)
+        for name, value in (entry for m in models for entry in sorted(m.state_dict().items())): digest.update(name.encode() + value.contiguous().numpy().tobytes())
         digest.update(self.latent_avg.contiguous().numpy().tobytes())
         return digest.hexdigest()
 

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['EXPRESSIONS', 'FRAMES', 'RATE', 'HEIGHT', 'WIDTH', 'FIRST_SEED', 'EXPRESSION_ODDS', 'CARD', 'aligned_camera',
            'random_expression', 'draw_activity', 'smooth_noise', 'strong_units', 'Take', 'stage', 'film_camera',
-           'write_video', 'film', 'counterfactual_expressions', 'counterfactual', 'markdown_table', 'census',
-           'census_table', 'make']
+           'write_video', 'film', 'counterfactual_expressions', 'counterfactual', 'census', 'census_table',
+           'markdown_table', 'make']
 
 # %% ../nbs/22_synthdisfa.ipynb #4cbd6e1d
 import dataclasses
@@ -211,11 +211,6 @@ def counterfactual(subject, root, tick=lambda: None):
     return rows
 
 # %% ../nbs/22_synthdisfa.ipynb #a2ad663d
-def markdown_table(table):
-    "How many frames show each intensity of each action unit, (12, 6), as Markdown."
-    lines = ["| action unit | " + " | ".join(map(str, range(6))) + " |", "|---|" + "--:|" * 6]
-    return "\n".join(lines + [f"| {name} | " + " | ".join(map(str, row)) + " |" for name, row in zip(AUS, table.tolist())])
-
 def census(seeds) -> dict:  # {trait: {group: number of people}}
     "Who the people of some seeds are: what was drawn for them, counted."
     ages, tones, ancestries = ("young", "middle", "old"), ("light", "medium", "dark"), ("African", "Asian", "Caucasian")
@@ -233,6 +228,12 @@ def census_table(counts):
     lines = ["| trait | " + " | ".join(counts) + " |", "|---|" + "---|" * len(counts)]
     shown = lambda groups: ", ".join(f"{group} {n}" for group, n in groups.items())
     return "\n".join(lines + [f"| {trait} | " + " | ".join(shown(c[trait]) for c in counts.values()) + " |" for trait in next(iter(counts.values()))])
+
+# %% ../nbs/22_synthdisfa.ipynb #3c3c9957
+def markdown_table(table):
+    "How many frames show each intensity of each action unit, (12, 6), as Markdown."
+    lines = ["| action unit | " + " | ".join(map(str, range(6))) + " |", "|---|" + "--:|" * 6]
+    return "\n".join(lines + [f"| {name} | " + " | ".join(map(str, row)) + " |" for name, row in zip(AUS, table.tolist())])
 
 CARD = """# synthdisfa
 
