@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from . import weights
 from .data import DISFA, TEST
-from .evaluation import face_box, icc31
+from .evaluation import face_box, icc31, psnr
 from .facs import AUS
 from .inversion import Inverter, to_tensor
 from .model import FaceModel, aligned_frames
@@ -29,12 +29,11 @@ def score(model: FaceModel,
     "Inverts pictures and says what is left of them."
     w = model.each(lambda x: model.inverter.invert(x, steps), pictures)
     made = model.synthesize(w)
-    rows, columns = face_box(model.size, model.zoom)
-    def psnr(a, b): return round(float((-10 * np.log10((((a.astype(np.float32) - b) / 255) ** 2).mean((1, 2, 3)))).mean()), 2)
+    mean = lambda decibels: round(float(decibels.mean()), 2)
     def iccs(x, judge):
         by_au = {a: round(float(v), 3) for a, v in zip(AUS, icc31(model.read(x, judge), y))}
         return by_au | {"mean": round(float(np.mean(list(by_au.values()))), 3)}
-    figures = dict(psnr=psnr(made, pictures), psnr_face=psnr(made[:, rows, columns], pictures[:, rows, columns]),
+    figures = dict(psnr=mean(psnr(made, pictures)), psnr_face=mean(psnr(made, pictures, face_box(model.size, model.zoom))),
                    identity=round(float((model.embed(made) * model.embed(pictures)).sum(1).mean()), 3))
     for name, judge in {"a": model.judge, "b": model.judge_b}.items():
         if judge is not None: figures |= {f"true_{name}": iccs(pictures, judge), f"inverted_{name}": iccs(made, judge)}
