@@ -159,11 +159,6 @@ class Joint:
                 torch._foreach_lerp_(list(self.average[name].values()), [v.float() for v in model.state_dict().values()], 1 - keep)
         self.step += 1
 
-    def averaged(self):
-        "The running averages as frozen models: generator, encoder."
-        g, e = (type(m).from_state_dict(self.average[k]) for k, m in self.models.items())
-        return g, e
-
     def state_dict(self):
         return dict(g=self.g.state_dict(), e=self.e.state_dict(), d=self.d.state_dict(), average=self.average, step=self.step,
                     opt_g=self.opt_g.state_dict(), opt_d=self.opt_d.state_dict(), rng=torch.get_rng_state())
