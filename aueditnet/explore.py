@@ -15,7 +15,8 @@ import numpy as np
 import torch
 
 from .facs import AUS, NAMES, PRESETS, InputError, to_vector
-from .pipeline import read_image, sheet, strip, survey
+from .align import read_image
+from .pipeline import sheet, strip, survey
 
 # %% ../nbs/12_explore.ipynb #66632b5c
 _all_ = ["strip", "sheet", "survey"]

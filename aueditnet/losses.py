@@ -31,6 +31,7 @@ class LossConfig:
     au_latent: float = 3.0       # Psi_dec of the source's and of the edited codes
     au_image: float = 6.0        # a frozen AU estimator on the edited picture
     psi_round_trip: float = 1.0  # Psi_dec(Psi_enc(y)) = y
+    embedding: float = 1.0       # what an editor itself wants of its embeddings; AUEditNet wants nothing, a rival in lesson 09b does
     size: int = 64               # pixels at which edited pictures are synthesised
     rendered: int = 8            # pairs of a batch that are synthesised
 
@@ -50,12 +51,13 @@ class EditLoss:
         self.synthesize, self.features, self.identity, self.au_net, self.bf16 = synthesize, features, identity, au_net, bf16
 
     def __call__(self,
-                 out: dict,    # of `Editor.forward`
+                 out: dict,    # of `Editor.forward`; an editor may add its own term, embedding (scalar)
                  batch: dict,  # w_source, w_target (B, L, d), y_source, y_target (B, 12), spread (L, 1), and where they differ asked (B, 12) and picture (rendered, 3, S, S)
                  ) -> tuple:   # total (scalar), {term: unweighted value (scalar)}
         terms = {"latent": ((out["edited"] - batch["w_target"]) / batch["spread"]).square().mean(),
                  "au_latent": (au_error(out["source_status"], batch["y_source"]) + au_error(out["edited_status"], batch["y_target"])) / 2,
                  "psi_round_trip": au_error(out["round_trip"], batch.get("asked", batch["y_target"]))}
+        if "embedding" in out: terms["embedding"] = out["embedding"]
         weights = asdict(self.config)
         if self.synthesize is not None and self.config.rendered and any(weights[t] for t in ("pixels", "perceptual", "identity", "au_image")):
             with torch.autocast(out["edited"].device.type, torch.bfloat16, enabled=self.bf16):

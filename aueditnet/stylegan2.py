@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['BLUR_TAPS', 'EqualLinear', 'Mapping', 'blur_kernel', 'upsample_image', 'Blur', 'ModulatedConv', 'Scalar', 'Bias',
            'StyledConv', 'ToRGB', 'Constant', 'Entries', 'load_checked', 'count', 'LatentSpace', 'Generator',
-           'generator_sizes', 'load_generator', 'tune_allocator', 'bf16_available']
+           'tune_allocator', 'bf16_available', 'generator_sizes', 'load_generator']
 
 # %% ../nbs/04_stylegan2.ipynb #8dfd42b1
 import math
@@ -13,6 +13,7 @@ import re
 import torch
 from torch import nn
 from torch.nn import functional as F
+from . import weights
 from .facs import InputError
 
 # %% ../nbs/04_stylegan2.ipynb #c25b4b79
@@ -65,16 +66,16 @@ class Blur(nn.Module):
         super().__init__()
         self.register_buffer("kernel", blur_kernel(4.))
 
-    def forward(self, x):  # (B, C, H, W) -> (B, C, H-1, W-1)
+    def forward(self, x, bias=None):  # (B, C, H, W), (C,) or None -> (B, C, H-1, W-1)
         c = x.shape[1]
-        return F.conv2d(x, self.kernel.to(x.dtype).expand(c, 1, 4, 4), padding=1, groups=c)
+        return F.conv2d(x, self.kernel.to(x.dtype).expand(c, 1, 4, 4), bias, padding=1, groups=c)
 
 # %% ../nbs/04_stylegan2.ipynb #1a8c5c08
 class ModulatedConv(nn.Module):
     """Convolution whose weights depend on the style (Karras et al. 2020, section 2.2).
 
-    The style scales the input channels and the demodulation scales the output channels, which is the same as
-    scaling the weights picture by picture but needs only one plain convolution for the whole batch."""
+    The style scales the input channels and the demodulation scales the output channels. A picture that comes alone and is larger than
+    the weights has its factors in the weights; else they are applied to the activations, with one plain convolution for the whole batch."""
     def __init__(self, n_in: int, n_out: int, kernel: int, style_dim: int, demodulate: bool = True, upsample: bool = False):
         super().__init__()
         self.weight = nn.Parameter(torch.randn(1, n_out, n_in, kernel, kernel))
@@ -82,14 +83,28 @@ class ModulatedConv(nn.Module):
         if upsample: self.blur = Blur()
         self.scale, self.demodulate, self.upsample = 1 / math.sqrt(n_in * kernel ** 2), demodulate, upsample
 
-    def forward(self, x, w, bias):  # (B, n_in, H, W), (B, d), and a bias that broadcasts to the result; it is added after the demodulation
-        weight, style = self.weight[0] * self.scale, self.modulation(w).float()
-        x = x * style.to(x.dtype)[:, :, None, None]
-        if self.upsample: x = self.blur(F.conv_transpose2d(x, weight.transpose(0, 1), stride=2))
-        else: x = F.conv2d(x, weight, padding=weight.shape[-1] // 2)
-        if not self.demodulate: return x + bias.to(x.dtype)
-        demod = torch.rsqrt(torch.einsum("bi,oi->bo", style.square(), weight.square().sum((2, 3))) + 1e-8)
-        return torch.addcmul(bias.to(x.dtype), x, demod.to(x.dtype)[:, :, None, None])
+    def factors(self, w):  # (B, d) -> (B, n_in), (B, n_out)
+        """What input and output channels are multiplied with."""
+        style = self.modulation(w).float() * self.scale
+        if not self.demodulate: return style, style.new_ones(len(style), self.weight.shape[1])
+        return style, torch.rsqrt(style.square() @ self.weight[0].square().sum((2, 3)).T + 1e-8)
+
+    def channels_last(self):  # (n_out, n_in, k, k)
+        """The weights with the channels that the convolution reads side by side in memory; anything else would be copied for every picture."""
+        ordered = lambda weight: weight.contiguous(memory_format=torch.channels_last)
+        return ordered(self.weight[0].transpose(0, 1)).transpose(0, 1) if self.upsample else ordered(self.weight[0])
+
+    def convolve(self, x, weight, bias=None):
+        if self.upsample: return self.blur(F.conv_transpose2d(x, weight.transpose(0, 1), stride=2), bias)
+        return F.conv2d(x, weight, bias, padding=weight.shape[-1] // 2)
+
+    def forward(self, x, w, bias, gain: float = 1.):  # (B, n_in, H, W), (B, d), (n_out,): (convolution + bias) * gain
+        weight, bias, (style, demod) = self.weight[0], gain * bias, self.factors(w)
+        # with gradients, factors in the weights would cost one more convolution on the way back
+        if len(x) == 1 and x[0, 0].numel() > weight[:, 0].numel() and not style.requires_grad:
+            return self.convolve(x, weight * style[0, :, None, None] * (gain * demod[0])[:, None, None, None], bias)
+        x = self.convolve(x * style.to(x.dtype)[:, :, None, None], weight)
+        return torch.addcmul(bias.to(x.dtype)[:, None, None], x, (gain * demod).to(x.dtype)[:, :, None, None])
 
 # %% ../nbs/04_stylegan2.ipynb #91a438ce
 class Scalar(nn.Module):
@@ -112,9 +127,10 @@ class StyledConv(nn.Module):
         self.noise, self.activate = Scalar(), Bias(n_out)
 
     def forward(self, x, w, noise):  # (B, n_in, H, W), (B, d), and noise (1, 1, H', W') of the result's size or None
-        bias = self.activate.bias[None, :, None, None]
-        if noise is not None: bias = bias + self.noise.weight * noise
-        return F.leaky_relu(self.conv(x, w, bias), 0.2) * math.sqrt(2)
+        gain = math.sqrt(2)  # a positive factor may come before a leaky ReLU: one pass over memory less
+        x = self.conv(x, w, self.activate.bias, gain)
+        if noise is not None: x += (gain * self.noise.weight * noise).to(x.dtype)
+        return F.leaky_relu_(x, 0.2)
 
 # %% ../nbs/04_stylegan2.ipynb #b431ebc1
 class ToRGB(nn.Module):
@@ -125,7 +141,7 @@ class ToRGB(nn.Module):
         self.bias = nn.Parameter(torch.zeros(1, 3, 1, 1))
 
     def forward(self, x, w, image=None):  # (B, n_in, H, W), (B, d), (B, 3, H/2, W/2) -> (B, 3, H, W)
-        rgb = self.conv(x, w, self.bias).float()
+        rgb = self.conv(x, w, self.bias.flatten()).float()
         return rgb if image is None else rgb + upsample_image(image)
 
 class Constant(nn.Module):
@@ -217,6 +233,8 @@ class Generator(LatentSpace):
             raise InputError(f"codes of shape {tuple(w_plus.shape)} do not fit a generator of {self.n_levels} levels x {self.style_dim}")
         size = size or self.size
         if size not in self.resolutions: raise InputError(f"size {size} is not one of the generator's resolutions {self.resolutions}")
+        if len(w_plus) > 1 and size > 256 and not w_plus.requires_grad:  # large pictures one at a time: quicker, and in a fraction of the memory
+            return torch.cat([self.synthesize(w, size) for w in w_plus.split(1)])
         noise = lambda i: getattr(self.noises, f"noise_{i}") if self.noisy else None
         x = self.input.input.expand(len(w_plus), -1, -1, -1).contiguous(memory_format=torch.channels_last)
         x = self.conv1(x, w_plus[:, 0], noise(0))
@@ -238,23 +256,21 @@ class Generator(LatentSpace):
         state = Entries(state)
         return load_generator(cls(**generator_sizes(state)), state)
 
-# %% ../nbs/04_stylegan2.ipynb #8626250b
-def generator_sizes(state: Entries) -> dict:  # arguments of `Generator`
-    """Reads the sizes off a state dict."""
-    channels, n_rgb = {4: state["input.input"].shape[1]}, count(state, r"to_rgbs\.(\d+)\.")
-    for i in range(n_rgb): channels[8 * 2 ** i] = state[f"convs.{2 * i}.conv.weight"].shape[1]
-    return dict(size=4 * 2 ** n_rgb, style_dim=state["conv1.conv.modulation.weight"].shape[1],
-                channels=channels, n_mlp=max(count(state, r"style\.(\d+)\.") - 1, 0))
+# %% ../nbs/04_stylegan2.ipynb #a51f0c2e
+def _from_public(cls,
+                path,  # the file, or its name in `weights.REGISTRY`
+                ) -> "Generator":
+    """From a public file: rosinality's with the entries under `g_ema`, or e4e's and pSp's with a `state_dict` of decoder.* entries."""
+    file = weights.load_public(path)
+    whole = file if isinstance(file, dict) else {}
+    state = whole.get("g_ema") or {k[8:]: v for k, v in whole.get("state_dict", {}).items() if k.startswith("decoder.")}
+    if not state: raise InputError(f"{path}: not a public generator, it holds neither g_ema nor a state_dict with decoder.* entries")
+    model, mean = cls.from_state_dict(state), whole.get("latent_avg")
+    # e4e's average has a row for each level and belongs to the encoder
+    if mean is not None and mean.shape == model.mean_latent.shape: model.mean_latent.copy_(mean)
+    return model
 
-def load_generator(model, state: Entries):  # the model: frozen, in eval mode, with its mean latent
-    """Fills a generator from a state dict in which the constants and the noise may be missing."""
-    for i, buffer in enumerate(model.noises.buffers()): buffer.copy_(torch.randn(buffer.shape, generator=torch.Generator().manual_seed(i)))
-    for name in state:
-        if name.endswith(".kernel") and not (state[name].shape == (4, 4) and torch.allclose(state[name].float(), blur_kernel(4.))):
-            raise InputError(f"{name} is not the filter that StyleGAN2 uses")
-    load_checked(model, state, optional=r"\.kernel$|^noises\.|^mean_latent$")
-    model.noisy = any(v.any() for k, v in state.items() if k.endswith("noise.weight"))
-    return model.eval().requires_grad_(False).estimate_mean_latent()
+Generator.from_public = classmethod(_from_public)
 
 # %% ../nbs/04_stylegan2.ipynb #84263100
 def tune_allocator() -> bool:  # did the C library accept?
@@ -270,3 +286,23 @@ def bf16_available() -> bool:
     if torch.cuda.is_available(): return torch.cuda.is_bf16_supported()
     able = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     return bool(able.get("amx_bf16") or able.get("avx512_bf16"))
+
+# %% ../nbs/04_stylegan2.ipynb #6eb3ccd2
+def generator_sizes(state: Entries) -> dict:  # arguments of `Generator`
+    """Reads the sizes off a state dict."""
+    channels, n_rgb = {4: state["input.input"].shape[1]}, count(state, r"to_rgbs\.(\d+)\.")
+    for i in range(n_rgb): channels[8 * 2 ** i] = state[f"convs.{2 * i}.conv.weight"].shape[1]
+    return dict(size=4 * 2 ** n_rgb, style_dim=state["conv1.conv.modulation.weight"].shape[1],
+                channels=channels, n_mlp=max(count(state, r"style\.(\d+)\.") - 1, 0))
+
+def load_generator(model, state: Entries):  # the model: frozen, in eval mode, with its mean latent
+    """Fills a generator from a state dict in which the constants and the noise may be missing."""
+    if model.size > 128: tune_allocator()
+    for i, buffer in enumerate(model.noises.buffers()): buffer.copy_(torch.randn(buffer.shape, generator=torch.Generator().manual_seed(i)))
+    for name in state:
+        if name.endswith(".kernel") and not (state[name].shape == (4, 4) and torch.allclose(state[name].float(), blur_kernel(4.))):
+            raise InputError(f"{name} is not the filter that StyleGAN2 uses")
+    load_checked(model, state, optional=r"\.kernel$|^noises\.|^mean_latent$")
+    model.noisy = any(v.any() for k, v in state.items() if k.endswith("noise.weight"))
+    for conv in (m for m in model.modules() if isinstance(m, ModulatedConv)): conv.weight.data = conv.channels_last()[None]
+    return model.eval().requires_grad_(False).estimate_mean_latent()

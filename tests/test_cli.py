@@ -81,7 +81,7 @@ def replace(file, content):
 
 # What works
 
-@pytest.mark.parametrize("command", ["demo", "edit", "transfer", "estimate", "train", "evaluate", "pretrain", "synthdisfa", "synthdisfa make", "weights", "weights list", "weights path", "weights fetch", "lab"])
+@pytest.mark.parametrize("command", ["demo", "edit", "transfer", "estimate", "invert", "train", "evaluate", "pretrain", "synthdisfa", "synthdisfa make", "weights", "weights list", "weights path", "weights fetch", "weights verify", "weights convert", "lab"])
 def test_help(command):
     result = run(*command.split(), "--help")
     assert result.exit_code == 0 and "Usage" in result.stdout and len(result.stdout.splitlines()) > 5
@@ -137,7 +137,34 @@ def test_weights_list_and_path():
     assert Path(run("weights", "path", "heads128-editor").stdout.strip()).is_file()
 
 
+def test_invert_a_folder(here, face, tmp_path):
+    from aueditnet.latents import LatentCache
+    album = tmp_path / "album"
+    album.mkdir()
+    shutil.copy(face, album / "a.png")
+    (album / "b.jpg").write_bytes(b"not a picture at all")
+    Image.fromarray(np.full((128, 128, 3), 99, np.uint8)).save(album / "c.png")
+    for _ in range(2):    # the second time everything is there
+        result = run("invert", album, "-o", "codes", "--refine", "0")
+        assert result.exit_code == 0, (result.output, result.exception)
+        assert "2 of 3 pictures inverted" in result.stdout and "b.jpg" in result.stdout
+    codes = LatentCache("codes")
+    assert codes.frames.tolist() == [0, 2] and codes[[0, 2]].shape == (2, *codes.manifest["code"])
+    refused(here, "invert", album, "-o", "codes", "--refine", "0", "--no-align", naming=["codes", "align"])
+    refused(here, "invert", tmp_path / "nowhere", "-o", "others", naming="nowhere")
+
+
 # What does not
+
+def test_which_face(here, face):
+    assert run("edit", face, "--au", "AU12=4", "--face", "1", "-o", "first.png").exit_code == 0
+    assert run("edit", face, "--au", "AU12=4", "-o", "largest.png").exit_code == 0
+    assert (here / "first.png").read_bytes() == (here / "largest.png").read_bytes()
+    refused(here, "edit", face, "--au", "AU12=4", "--face", "2", "-o", "out.png", naming=["face.png", "only 1 found"])
+    refused(here, "estimate", face, "--face", "3", naming=["face 3", "only 1 found"])
+    refused(here, "transfer", face, face, "--target-face", "2", "-o", "out.png", naming=["face 2", "only 1 found"])
+    refused(here, "estimate", face, "--face", "1", "--no-align", naming="without alignment")
+
 
 def test_no_face(here, tmp_path):
     noise = tmp_path / "noise.png"
