@@ -31,7 +31,7 @@ class LossConfig:
     au_latent: float = 3.0       # Psi_dec of the source's and of the edited codes
     au_image: float = 6.0        # a frozen AU estimator on the edited picture
     psi_round_trip: float = 1.0  # Psi_dec(Psi_enc(y)) = y
-    embedding: float = 1.0       # what an editor itself wants of its embeddings; AUEditNet wants nothing, a rival in lesson 09b does
+    embedding: float = 1.0       # what an editor itself wants of its embeddings; AUEditNet wants nothing, others may
     size: int = 64               # pixels at which edited pictures are synthesised
     rendered: int = 8            # pairs of a batch that are synthesised
 
