@@ -38,6 +38,7 @@ def cache_dir() -> Path:  # a folder, made if need be
 REGISTRY = {f"heads128-{part}": {"what": what, "licence": "Apache-2.0"} for part, what in {
     "generator": "StyleGAN2 generator of synthetic heads, 128 px",
     "encoder": "encoder into the generator's W+, e4e layout",
+    "axes": "directions in W+ along which codes are refined",
     "identity": "identity network used in the losses",
     "au": "action unit estimator used in the losses",
     "judge": "judge of action units, in no loss",
