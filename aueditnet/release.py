@@ -76,7 +76,7 @@ def write_axes(pictures: int = 1600,  # whose gradients are looked at
         "licence": "Apache-2.0"})
 
 # %% ../nbs/23a_release.ipynb #7146f680
-REFINEMENT = 15  # steps that the bundled inverter takes after its encoder
+REFINEMENT = 20  # steps that the bundled inverter takes after its encoder
 
 def lifelike(model: FaceModel, n: int = 1500) -> dict:  # squared Frechet distances
     "Samples against renders of people that the generator never saw; and two halves of those renders, of different people, against each other."
