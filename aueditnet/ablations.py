@@ -7,7 +7,7 @@ __all__ = ['PICTURE_TERMS', 'MEASURES', 'STEPS', 'STRENGTHS', 'Variant', 'varian
            'make_exam', 'readings', 'sit', 'off_diagonal', 'pair_leak', 'figures', 'strengths', 'run_variant', 'main',
            'results_table']
 
-# %% ../nbs/10c_ablations.ipynb #03743388
+# %% ../nbs/10c_ablations.ipynb #8f7ffd2e
 import hashlib
 import json
 import math
@@ -27,7 +27,7 @@ from .pairs import Codes
 from .rivals import OneLabel, ReDirTrans
 from .training import Progress, TrainConfig, fit_editor, frozen_networks, labelled_codes
 
-# %% ../nbs/10c_ablations.ipynb #7d5166eb
+# %% ../nbs/10c_ablations.ipynb #e5111f5f
 @dataclass
 class Variant:
     "One editor to train."
@@ -54,7 +54,7 @@ def variants() -> dict:  # {name: `Variant`}
     return found | {f"without {t}": Variant("losses", without=(t,), beside="AUEditNet")
                     for t in ("au_image", "latent", "pixels", "identity", "au_latent", "psi_round_trip")}
 
-# %% ../nbs/10c_ablations.ipynb #dc85d868
+# %% ../nbs/10c_ablations.ipynb #45a6ac17
 def training_set(variant: Variant, codes: Codes, seed: int = 0) -> tuple:  # `Codes`, and a sampler or None
     "What a variant learns from. The people are nested: who is among 3 is among 6 too."
     if variant.people:
@@ -82,7 +82,7 @@ def train_variant(variant: Variant,
     config = replace(config, loss=replace(config.loss, **{t: 0. for t in variant.without}))
     return fit_editor(data, config, networks, folder, editor, callbacks, sampler)[0]
 
-# %% ../nbs/10c_ablations.ipynb #0e7c7287
+# %% ../nbs/10c_ablations.ipynb #c628e4df
 @dataclass
 class Exam:
     "The edits that every variant is asked for."
@@ -129,7 +129,7 @@ def sit(model, exam: Exam, editor) -> dict:  # `readings`, and "leak" (m, 12, 12
         leak.append((high - low) / 4)
     return found | {"leak": np.stack(leak, 1)}
 
-# %% ../nbs/10c_ablations.ipynb #32c4421d
+# %% ../nbs/10c_ablations.ipynb #61ae4ad6
 def off_diagonal(leak):  # (12, 12): rows are requested AUs, columns measured ones
     "Mean absolute change of the AUs that were not asked for, in units for each unit asked."
     leak = np.asarray(leak)
@@ -159,7 +159,7 @@ def figures(exam: Exam, found: dict, other: dict = None, n: int = 1000) -> dict:
         result[name] = [round(float(v), 4) for v in (statistic(*arrays), *bootstrap_subjects(statistic, who, *arrays, n=n))]
     return result
 
-# %% ../nbs/10c_ablations.ipynb #7a8a9205
+# %% ../nbs/10c_ablations.ipynb #0d700a0b
 STEPS, STRENGTHS = 200, (0.6, 0.8, 1.25, 1.5)
 
 @torch.no_grad()
@@ -225,7 +225,7 @@ def main(only=None,             # names in `variants()`; None: all
     Console(width=150).print(results_table(record))
     return record
 
-# %% ../nbs/10c_ablations.ipynb #6bcf6eea
+# %% ../nbs/10c_ablations.ipynb #ba6da4d7
 def results_table(record: dict):  # of `main` -> rich.table.Table
     "Every variant on one line, in the order of `variants()`; ICC with its interval over people."
     from rich import box
