@@ -190,6 +190,7 @@ def run_variant(name: str, codes: Codes, config: TrainConfig, networks, model, e
     (file.with_suffix("") / "checkpoint.pt").unlink(missing_ok=True)
     return entry
 
+# %% ../nbs/10c_ablations.ipynb #bb052c81
 def main(only=None,             # names in `variants()`; None: all
          steps: int = STEPS,    # of each training
          out=None,              # folder of the run; None: in the cache, one for every setting
