@@ -258,6 +258,17 @@ class Generator(LatentSpace):
         state = Entries(state)
         return load_generator(cls(**generator_sizes(state)), state)
 
+    @classmethod
+    def from_public(cls,
+                    path,  # the file, or its name in `weights.REGISTRY`
+                    ) -> "Generator":
+        """From a file as its authors made it: rosinality's, e4e's or pSp's."""
+        state, mean = read_generator(path)
+        model = cls.from_state_dict(state)
+        # e4e's average has a row for each level and belongs to the encoder
+        if mean is not None and mean.shape == model.mean_latent.shape: model.mean_latent.copy_(mean)
+        return model
+
 # %% ../nbs/04_stylegan2.ipynb #84263100
 def tune_allocator() -> bool:  # did the C library accept?
     """Tells glibc to keep freed memory: without it, page faults dominate the time of large pictures. Harmless elsewhere."""
