@@ -165,7 +165,7 @@ def measure(name: str, batch: int = 1,  # of `CASES`
 
 def measure_apart(name: str, **how) -> dict:  # what `measure` returns, or name and `problem`
     """`measure` in a process of its own."""
-    code = "import sys, json; from aueditnet import bench; print(json.dumps(bench.measure(**json.loads(sys.argv[1]))))"
+    code = "import sys, json, aueditnet.bench; print(json.dumps(aueditnet.bench.measure(**json.loads(sys.argv[1]))))"
     done = subprocess.run([sys.executable, "-c", code, json.dumps({"name": name, **how})], capture_output=True, text=True)
     if done.returncode == 0: return json.loads(done.stdout)
     problem = (done.stderr.strip().splitlines() or [f"ended by signal {-done.returncode}"])[-1]

@@ -323,6 +323,7 @@ def weights_convert(source: Annotated[str, typer.Argument(help="A public file's 
     before, after = (file.stat().st_size / 1e6 for file in (weights.path(source), out))
     typer.echo(f"written to {out}, {after:.1f} MB from {before:.1f} MB")
 
+# %% ../nbs/40_cli.ipynb #b9bb9169
 @app.command()
 def bench(quick: Annotated[bool, typer.Option("--quick", help="Float32, one picture at a time, few repeats: two minutes instead of ten.")] = False):
     "Measure time and memory of the networks on this machine, beside the time of their arithmetic alone; prints a table in Markdown."

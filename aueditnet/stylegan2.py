@@ -259,9 +259,7 @@ class Generator(LatentSpace):
         return load_generator(cls(**generator_sizes(state)), state)
 
     @classmethod
-    def from_public(cls,
-                    path,  # the file, or its name in `weights.REGISTRY`
-                    ) -> "Generator":
+    def from_public(cls, path) -> "Generator":  # path: the file, or its name in `weights.REGISTRY`
         """From a file as its authors made it: rosinality's, e4e's or pSp's."""
         state, mean = read_generator(path)
         model = cls.from_state_dict(state)
