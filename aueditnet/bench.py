@@ -159,7 +159,7 @@ def measure(name: str, batch: int = 1,  # of `CASES`
         while len(times) < 6 or sum(times) < seconds: start = time.perf_counter(); network(x); times.append(time.perf_counter() - start)
     (first, *later), memory = times, peak_memory()
     with precision, Arithmetic() as arithmetic: network(x)
-    return dict(name=name, batch=batch, bf16=bf16, first=first, fastest=min(later), memory=memory,
+    return dict(name=name, batch=batch, bf16=bf16, first=first, fastest=min(later), memory=memory, operations=arithmetic.flops,
                 **dict(zip(("low", "median", "high"), np.quantile(later, (0.25, 0.5, 0.75)).tolist())),
                 bound=bound(arithmetic, seconds / 25), product=arithmetic.flops / product_rate(torch.bfloat16 if bf16 else torch.float32))
 

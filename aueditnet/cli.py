@@ -325,7 +325,7 @@ def weights_convert(source: Annotated[str, typer.Argument(help="A public file's 
 
 # %% ../nbs/40_cli.ipynb #b9bb9169
 @app.command()
-def bench(quick: Annotated[bool, typer.Option("--quick", help="Float32, one picture at a time, few repeats: two minutes instead of ten.")] = False):
+def bench(quick: Annotated[bool, typer.Option("--quick", help="Float32, one picture at a time, few repeats: a table in a fraction of the time.")] = False):
     "Measure time and memory of the networks on this machine, beside the time of their arithmetic alone; prints a table in Markdown."
     from aueditnet.bench import bench as measure_all
     measure_all(quick=quick)
