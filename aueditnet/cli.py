@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['app', 'PICTURES', 'VIDEOS', 'Model', 'Align', 'Which', 'Out', 'Refine', 'Data', 'STAGES', 'synthdisfa_app',
            'weights_app', 'OneLineErrors', 'main', 'is_video', 'check_output', 'save_picture', 'request', 'demo',
-           'edit', 'transfer', 'estimate', 'invert', 'train', 'evaluate', 'pretrain', 'synthdisfa_make', 'weights_list',
-           'weights_path', 'weights_fetch', 'weights_verify', 'weights_convert', 'bench', 'lab']
+           'edit', 'transfer', 'estimate', 'invert', 'train', 'evaluate', 'ablate', 'pretrain', 'synthdisfa_make',
+           'weights_list', 'weights_path', 'weights_fetch', 'weights_verify', 'weights_convert', 'bench', 'lab']
 
 # %% ../nbs/40_cli.ipynb #fa54ab6f
 import errno
@@ -241,6 +241,14 @@ def evaluate(data: Data = None,
     from aueditnet import evaluation
     evaluation.main(_data(data), out, model)
     if out: typer.echo(f"written to {out}")
+
+@app.command()
+def ablate(only: Annotated[Optional[list[str]], typer.Option(help="One variant, e.g. \"single branch\"; may be given several times. Without it: all.", show_default=False)] = None,
+           data: Data = None,
+           install: Annotated[bool, typer.Option("--install", help="Also store the record, data/weights/heads128-ablations.json.")] = False):
+    "Train and measure editors that lack a part, rivals, and editors that learned from less; what is done is not done again."
+    from aueditnet import ablations
+    ablations.main(only, data=_data(data), install=install)
 
 STAGES = ("render", "judges", "joint", "export")
 
