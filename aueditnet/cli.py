@@ -6,7 +6,7 @@
 __all__ = ['app', 'PICTURES', 'VIDEOS', 'Model', 'Align', 'Which', 'Out', 'Refine', 'Data', 'STAGES', 'synthdisfa_app',
            'weights_app', 'OneLineErrors', 'main', 'is_video', 'check_output', 'save_picture', 'request', 'demo',
            'edit', 'transfer', 'estimate', 'invert', 'train', 'evaluate', 'ablate', 'pretrain', 'synthdisfa_make',
-           'weights_list', 'weights_path', 'weights_fetch', 'weights_verify', 'weights_convert', 'lab']
+           'weights_list', 'weights_path', 'weights_fetch', 'weights_verify', 'weights_convert', 'bench', 'lab']
 
 # %% ../nbs/40_cli.ipynb #fa54ab6f
 import errno
@@ -330,6 +330,13 @@ def weights_convert(source: Annotated[str, typer.Argument(help="A public file's 
     weights.convert(source, out, half)
     before, after = (file.stat().st_size / 1e6 for file in (weights.path(source), out))
     typer.echo(f"written to {out}, {after:.1f} MB from {before:.1f} MB")
+
+# %% ../nbs/40_cli.ipynb #b9bb9169
+@app.command()
+def bench(quick: Annotated[bool, typer.Option("--quick", help="Float32, one picture at a time, few repeats: a table in a fraction of the time.")] = False):
+    "Measure time and memory of the networks on this machine, beside the time of their arithmetic alone; prints a table in Markdown."
+    from aueditnet.bench import bench as measure_all
+    measure_all(quick=quick)
 
 @app.command()
 def lab():

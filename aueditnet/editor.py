@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from .facs import AUS, PRESETS, InputError
+from .stylegan2 import load_checked
 
 # %% ../nbs/07_editor.ipynb #e3a92585
 class ToyWorld:
@@ -246,7 +247,7 @@ class AUEditNet(Editor):
         if missing := [n for n in names if n not in state]: raise InputError(f"not an AUEditNet state dict: {', '.join(missing)} missing")
         base, basis, hidden, embed = (state[n] for n in names)
         net = cls(base.shape[0], base.shape[2], hidden=hidden.shape[2], embed=embed.shape[2], rank=basis.shape[1], **config)
-        net.load_state_dict(state)
+        load_checked(net, state)
         return net.eval()
 
 # %% ../nbs/07_editor.ipynb #953c017f

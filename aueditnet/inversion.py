@@ -28,10 +28,11 @@ class StyleHead(nn.Module):
         for a, b in zip(widths, widths[1:]): layers += [nn.Conv2d(a, b, 3, 2, 1), nn.LeakyReLU()]
         self.convs, self.linear = nn.Sequential(*layers), EqualLinear(widths[-1], dim)
 
-    def forward(self, x): return run_heads([self], x)[:, 0]  # (B, C, H, W) -> (B, d)
+    def forward(self, x): return self.linear(self.convs(x).flatten(1).float())  # (B, C, H, W) -> (B, d)
 
 def run_heads(heads, x):  # StyleHeads of the same widths; (B, C, H, W) -> (B, len(heads), d)
-    """Heads that read the same map as one grouped convolution a layer: many small ones leave a CPU waiting."""
+    """Heads that read the same map: small ones as one grouped convolution a layer, wide ones one by one, without a copy of their weights."""
+    if heads[0].convs[0].weight.numel() > 2 ** 20: return torch.stack([h(x) for h in heads], 1)
     for i, layer in enumerate(heads[0].convs):
         if isinstance(layer, nn.LeakyReLU): x = layer(x); continue
         weight = torch.cat([h.convs[i].weight for h in heads])
@@ -111,6 +112,9 @@ def read_e4e(path) -> tuple:  # entries of the encoder, entries of the generator
         raise InputError(f"{path}: not an e4e file, it holds no state_dict with encoder.* entries")
     part = lambda prefix: {k[len(prefix):]: v for k, v in state.items() if k.startswith(prefix)}
     opts = file.get("opts") or {}
+    # pSp's encoder has entries of the same names and shapes, and no base: loaded as e4e's, it would give other codes
+    if (kind := opts.get("encoder_type", "Encoder4Editing")) != "Encoder4Editing":
+        raise InputError(f"{path}: its encoder is a {kind}, not e4e's; Generator.from_public reads the generator in it")
     latent_avg = file.get("latent_avg") if opts.get("start_from_latent_avg", True) else None
     return part("encoder."), part("decoder."), latent_avg
 

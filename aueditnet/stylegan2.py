@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['BLUR_TAPS', 'EqualLinear', 'Mapping', 'blur_kernel', 'upsample_image', 'Blur', 'ModulatedConv', 'Scalar', 'Bias',
            'StyledConv', 'ToRGB', 'Constant', 'Entries', 'load_checked', 'count', 'LatentSpace', 'Generator',
-           'tune_allocator', 'bf16_available', 'generator_sizes', 'load_generator']
+           'tune_allocator', 'bf16_available', 'generator_sizes', 'read_generator', 'load_generator']
 
 # %% ../nbs/04_stylegan2.ipynb #8dfd42b1
 import math
@@ -87,7 +87,9 @@ class ModulatedConv(nn.Module):
         """What input and output channels are multiplied with."""
         style = self.modulation(w).float() * self.scale
         if not self.demodulate: return style, style.new_ones(len(style), self.weight.shape[1])
-        return style, torch.rsqrt(style.square() @ self.weight[0].square().sum((2, 3)).T + 1e-8)
+        # summed along the memory, whose order `channels_last` has set: far quicker than across it
+        squares = self.weight[0].transpose(0, 1).square().sum((2, 3)) if self.upsample else self.weight[0].square().sum((2, 3)).T
+        return style, torch.rsqrt(style.square() @ squares + 1e-8)
 
     def channels_last(self):  # (n_out, n_in, k, k)
         """The weights with the channels that the convolution reads side by side in memory; anything else would be copied for every picture."""
@@ -256,21 +258,14 @@ class Generator(LatentSpace):
         state = Entries(state)
         return load_generator(cls(**generator_sizes(state)), state)
 
-# %% ../nbs/04_stylegan2.ipynb #a51f0c2e
-def _from_public(cls,
-                path,  # the file, or its name in `weights.REGISTRY`
-                ) -> "Generator":
-    """From a public file: rosinality's with the entries under `g_ema`, or e4e's and pSp's with a `state_dict` of decoder.* entries."""
-    file = weights.load_public(path)
-    whole = file if isinstance(file, dict) else {}
-    state = whole.get("g_ema") or {k[8:]: v for k, v in whole.get("state_dict", {}).items() if k.startswith("decoder.")}
-    if not state: raise InputError(f"{path}: not a public generator, it holds neither g_ema nor a state_dict with decoder.* entries")
-    model, mean = cls.from_state_dict(state), whole.get("latent_avg")
-    # e4e's average has a row for each level and belongs to the encoder
-    if mean is not None and mean.shape == model.mean_latent.shape: model.mean_latent.copy_(mean)
-    return model
-
-Generator.from_public = classmethod(_from_public)
+    @classmethod
+    def from_public(cls, path) -> "Generator":  # path: the file, or its name in `weights.REGISTRY`
+        """From a file as its authors made it: rosinality's, e4e's or pSp's."""
+        state, mean = read_generator(path)
+        model = cls.from_state_dict(state)
+        # e4e's average has a row for each level and belongs to the encoder
+        if mean is not None and mean.shape == model.mean_latent.shape: model.mean_latent.copy_(mean)
+        return model
 
 # %% ../nbs/04_stylegan2.ipynb #84263100
 def tune_allocator() -> bool:  # did the C library accept?
@@ -294,6 +289,14 @@ def generator_sizes(state: Entries) -> dict:  # arguments of `Generator`
     for i in range(n_rgb): channels[8 * 2 ** i] = state[f"convs.{2 * i}.conv.weight"].shape[1]
     return dict(size=4 * 2 ** n_rgb, style_dim=state["conv1.conv.modulation.weight"].shape[1],
                 channels=channels, n_mlp=max(count(state, r"style\.(\d+)\.") - 1, 0))
+
+def read_generator(path) -> tuple:  # entries of the generator, average latent or None
+    """What a public file holds: rosinality's has the entries under `g_ema`, e4e's and pSp's a `state_dict` with decoder.* entries."""
+    file = weights.load_public(path)
+    whole = file if isinstance(file, dict) else {}
+    state = whole.get("g_ema") or {k[8:]: v for k, v in whole.get("state_dict", {}).items() if k.startswith("decoder.")}
+    if not state: raise InputError(f"{path}: not a public generator, it holds neither g_ema nor a state_dict with decoder.* entries")
+    return state, whole.get("latent_avg")
 
 def load_generator(model, state: Entries):  # the model: frozen, in eval mode, with its mean latent
     """Fills a generator from a state dict in which the constants and the noise may be missing."""

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from aueditnet.bench import as_described
 from aueditnet.facs import InputError
 from aueditnet.inversion import Encoder, Inverter
 from aueditnet.recognition import IRSE50
@@ -50,8 +51,8 @@ def table(build):
         return {k: tuple(v.shape) for k, v in build().state_dict().items() if not k.endswith(CONSTANT)}
 
 
-def drawn(build):
-    return {k: draw(k, shape) for k, shape in table(build).items()}
+def drawn(build, seed=0):
+    return {k: draw(k, shape, seed) for k, shape in table(build).items()}
 
 
 def assert_near(out, golden):
@@ -80,6 +81,25 @@ def test_generator(generator):
     assert_near(generator.synthesize(w)[..., ::3, ::3], GOLDENS["from_z"])
     assert_near(generator.synthesize(truncated)[..., ::3, ::3], GOLDENS["from_z_truncated"])
     assert_near(generator.map(torch.from_numpy(noise((2, 512), 1)), 0.7, w.mean(0)), truncated.numpy())
+
+
+@pytest.mark.parametrize("size, widths, seed", [(64, None, 1), (256, None, 2), (1024, (40, 40, 36, 32, 24, 20, 16, 12, 8), 3)])
+@torch.no_grad()
+def test_other_seeds_and_sizes(size, widths, seed):
+    """What has no golden is held to the plain reading of the paper, which itself is held to a golden below."""
+    entries = drawn(lambda: Generator(size, channels=widths and {4 * 2**i: n for i, n in enumerate(widths)}), seed)
+    state, generator = {k: torch.as_tensor(v) for k, v in entries.items()}, Generator.from_state_dict(entries)
+    w_plus = torch.from_numpy(noise((2, generator.n_levels, 512), seed))
+    assert generator.n_levels == 2 * np.log2(size) - 2
+    assert_near(generator.synthesize(w_plus), (whole := as_described(state, w_plus, size)).numpy())
+    assert_near(generator.synthesize(w_plus[1:]), whole[1:].numpy())
+    assert_near(generator.synthesize(w_plus, size // 4), as_described(state, w_plus, size // 4).numpy())
+
+
+@torch.no_grad()
+def test_the_plain_reading():
+    state = {k: torch.as_tensor(v) for k, v in drawn(lambda: Generator(64)).items()}
+    assert_near(as_described(state, torch.from_numpy(noise((2, 10, 512), 2)), 64)[..., ::3, ::3], GOLDENS["from_wplus"])
 
 
 @torch.no_grad()
@@ -121,6 +141,25 @@ def test_e4e_file(tmp_path):
         inverter = Inverter.from_e4e(tmp_path / "e4e.pt")
         assert_near(inverter.invert(x), (codes + average * add).numpy())
         assert_near(inverter.synthesize(codes), Generator.from_state_dict(decoder).synthesize(codes).numpy())
+
+
+@torch.no_grad()
+def test_generators_in_public_files(tmp_path):
+    """rosinality's file, with what only its training needs; e4e's and pSp's, of which pSp's encoder is refused: its entries are named like e4e's and mean other codes."""
+    state = {k: torch.as_tensor(v) for k, v in drawn(SLIM[Generator]).items()}
+    w_plus, average = torch.from_numpy(noise((2, 6, 24), 4)), torch.from_numpy(noise((24,), 5))
+    inside = {f"decoder.{k}": v for k, v in state.items()} | {f"encoder.{k}": torch.as_tensor(v) for k, v in drawn(SLIM[Encoder]).items()}
+    extras = {"g": state, "d": {"convs.0.0.weight": torch.zeros(3)}, "g_optim": {"state": {}}, "latent_avg": average}
+    layouts = {"rosinality": {"g_ema": state, **extras}, "bare": {"g_ema": state}}
+    layouts |= {kind: {"state_dict": inside, "latent_avg": average.expand(6, -1), "opts": {"encoder_type": kind}} for kind in ("Encoder4Editing", "GradualStyleEncoder")}
+    for name, layout in layouts.items():
+        torch.save(layout, file := tmp_path / f"{name}.pt")
+        generator = Generator.from_public(file)
+        assert_near(generator.synthesize(w_plus), as_described(state, w_plus, 16).numpy())
+        assert torch.equal(generator.mean_latent, average) == (name == "rosinality"), name
+    Inverter.from_e4e(tmp_path / "Encoder4Editing.pt")
+    with pytest.raises(InputError, match="GradualStyleEncoder"):
+        Inverter.from_e4e(tmp_path / "GradualStyleEncoder.pt")
 
 
 SLIM = {  # the smallest of each network, for the errors
