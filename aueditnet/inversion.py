@@ -128,11 +128,12 @@ class Inverter:
                  size_in: int = 256,  # side of the picture that the encoder wants
                  zoom: float = 1.,  # crop of the aligned face that the weights were trained on, see `align.align_face`
                  steps: int = 0,  # of refinement that every code gets after the encoder
-                 axes: torch.Tensor = None):  # (L*d, L*d) along which codes are refined, of `refinement.complete`
+                 axes: torch.Tensor = None):  # (n, L*d) along which codes are refined first of all, of `refinement.descent_axes`
         shape = generator.n_levels, generator.style_dim
         if (encoder.n_levels, encoder.style_dim) != shape:
             raise InputError(f"the encoder's codes ({encoder.n_levels} x {encoder.style_dim}) do not fit the generator ({shape[0]} x {shape[1]})")
-        self.encoder, self.generator, self.size_in, self.zoom, self.steps, self.axes = encoder, generator, size_in, zoom, steps, axes
+        self.encoder, self.generator, self.size_in, self.zoom, self.steps = encoder, generator, size_in, zoom, steps
+        self.known_axes, self.axes = axes, None if axes is None else complete(axes)
         self.latent_avg = torch.zeros(shape) if latent_avg is None else latent_avg
         if tuple(self.latent_avg.shape) not in (shape, shape[1:]):
             raise InputError(f"the average latent {tuple(self.latent_avg.shape)} does not fit the codes ({shape[0]} x {shape[1]})")
@@ -157,10 +158,10 @@ class Inverter:
         return self.generator.synthesize(w, size)
 
     def fingerprint(self) -> str:
-        """Identifies the weights that codes depend on: SHA-256 of the encoder's entries and the average latent, and with refinement of the generator's and the axes."""
+        """Identifies the weights that codes depend on: SHA-256 of the encoder's entries and the average latent, and with refinement of the generator's and the known axes (the rest depends on how many processors complete it)."""
         digest, models = hashlib.sha256(f"{self.size_in} {self.zoom} {self.steps}".encode()), [self.encoder] + [self.generator] * (self.steps > 0)
         for name, value in (entry for m in models for entry in sorted(m.state_dict().items())): digest.update(name.encode() + value.contiguous().numpy().tobytes())
-        for extra in [self.latent_avg] + [self.axes] * (self.steps > 0 and self.axes is not None): digest.update(extra.contiguous().numpy().tobytes())
+        for extra in [self.latent_avg] + [self.known_axes] * (self.steps > 0 and self.axes is not None): digest.update(extra.contiguous().numpy().tobytes())
         return digest.hexdigest()
 
     @classmethod
@@ -171,7 +172,7 @@ class Inverter:
         encoder, _ = weights.load(f"{name}-encoder")
         generator, meta = weights.load(f"{name}-generator")
         steps = meta.get("refinement", 0) if steps is None else steps
-        axes = complete(weights.load(f"{name}-axes")[0]["axes"])
+        axes = weights.load(f"{name}-axes")[0]["axes"]
         return cls(Encoder.from_state_dict(encoder), Generator.from_state_dict(generator), size_in=meta["size_in"], zoom=meta["zoom"], steps=steps, axes=axes)
 
     @classmethod
