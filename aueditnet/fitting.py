@@ -41,6 +41,7 @@ class Augment:
     colour: float = 0.04   # standard deviation of each channel's gain
     smallest: int = 40     # pixels: sides are sampled down to between this and S, then up again
     spoilt: float = 0.6    # share of the pictures that are
+    mirror: float = 0.5    # share of the pictures that are
     noise: float = 0.05    # the largest standard deviation of pixel noise, where black is -1 and white is 1
 
     def __call__(self, pictures, rng) -> torch.Tensor:  # (B, 3, S, S) float32, about [-1, 1]
@@ -55,7 +56,7 @@ class Augment:
         side, middle = len(picture), (len(picture) - 1) / 2
         turn = cv2.getRotationMatrix2D((middle, middle), self.roll * rng.standard_normal(), 1 + self.scale * rng.standard_normal())
         turn[:, 2] += self.shift * side * rng.standard_normal(2)
-        if rng.random() < 0.5: turn = turn @ [[-1, 0, side - 1], [0, 1, 0], [0, 0, 1]]
+        if rng.random() < self.mirror: turn = turn @ [[-1, 0, side - 1], [0, 1, 0], [0, 0, 1]]
         picture = cv2.warpAffine(picture, turn, (side, side), borderMode=cv2.BORDER_REFLECT_101)
         return resample(picture, int(rng.integers(self.smallest, side))) if rng.random() < self.spoilt else picture
 

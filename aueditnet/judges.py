@@ -23,12 +23,13 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 from . import weights
 from .align import align_face
-from .data import DISFA, TEST, TRAIN
+from .data import DISFA, FOLDS, SUBJECTS
 from .evaluation import agreement, icc31
 from .facs import AUS, InputError
 from .fitting import SPOILT, Augment, Run, apply, fit
 from .halves import HalvesNet
 from .inversion import to_tensor
+from .landmarks import landmark_start
 from .people import SETS, PeopleSet, render_set
 from .recognition import AUNet
 from .stylegan2 import tune_allocator
@@ -129,14 +130,19 @@ def train_au(root,             # a dataset in DISFA's layout
              steps: int,
              augment: Augment = Augment(shift=0.015, scale=0.03, roll=2.5, light=0.25, colour=0.12),
              seed: int = 3,
+             start=None,       # () -> entries to begin with, of `landmarks.landmark_start`; None: random numbers
+             fold: str = "P3", # left out, for the figures
              file=None):
-    "The estimator of the losses: (network, figures on fold P3, run). 15 of the 18 training subjects teach it, three choose the weights."
-    x, y, who = aligned_frames(root, TRAIN)
-    stop = np.isin(who, TRAIN[2::6])
+    "The estimator of the losses: (network, figures on the fold, run). 15 of the 18 subjects of the other folds teach it, three choose the weights."
+    teachers = [s for s in SUBJECTS if s not in FOLDS[fold]]
+    x, y, who = aligned_frames(root, teachers)
+    stop = np.isin(who, teachers[2::6])
     torch.manual_seed(seed)
+    network = AUNet()
+    if start: network.load_state_dict(start(), strict=False)
     loss = IntensityLoss(x[~stop], y[~stop], augment, weight=frame_weights(y[~stop]))
-    run = fit(Run(AUNet(), loss, lambda network: both_ways(network, x[stop], y[stop]), steps, seed, checks=10, file=file))
-    return run.model, intensity_figures(run.model, *aligned_frames(root, TEST)[:2]), run
+    run = fit(Run(network, loss, lambda network: both_ways(network, x[stop], y[stop]), steps, seed, checks=10, file=file))
+    return run.model, intensity_figures(run.model, *aligned_frames(root, FOLDS[fold])[:2]), run
 
 # %% ../nbs/24_judges.ipynb #ab52352f
 @dataclass
@@ -157,7 +163,7 @@ def plans() -> dict:  # {name: `Plan`}, the longest first
             "judge-b": Plan("judge", 6500, partial(train_judge, name="judge-b"), reading),
             "identity": Plan("identity", 1200, partial(train_identity, name="identity"), known),
             "identity-judge": Plan("identity-judge", 1400, partial(train_identity, name="identity-judge"), f"{known} {judging}"),
-            "au": Plan("synthdisfa", 1000, train_au, few)}
+            "au": Plan("synthdisfa", 1500, partial(train_au, start=landmark_start), few)}
 
 # %% ../nbs/24_judges.ipynb #557a0010
 def digest(data) -> str:  # 16 hexadecimal digits
@@ -209,7 +215,7 @@ def trained_on(plan: Plan, name: str, header: dict) -> str:
     "Whose pictures, for the card."
     chose = f"chose among {len(header['history'])} checkpoints"
     if plan.data == "synthdisfa":
-        return (f"Frames of 15 of the 18 subjects of folds P1 and P2 of data/synthdisfa with integer labels; the other three {chose}. "
+        return (f"First the 68 landmarks of {SETS['pretrain'][1]} people without labels of action units (lesson 23c), then frames of 15 of the 18 subjects of folds P1 and P2 of data/synthdisfa with integer labels; the other three {chose}. "
                 f"Figures: the {header['figures']['pictures']} frames of fold P3's nine subjects.")
     first, n, each = SETS[plan.data]
     test, what = first + n - TEST_PEOPLE, "with true intensities" if name in JUDGES else "without labels but who is who"

@@ -120,7 +120,7 @@ def identity_crop(x: torch.Tensor,  # (B, 3, S, S), an FFHQ-aligned picture
 # %% ../nbs/05_recognition.ipynb #e9ca264c
 class AUNet(nn.Module):
     "AU intensities of an aligned face (crop zoom 1.25), read from brows to chin: convolutions with BatchNorm, then two linear layers."
-    def __init__(self, widths=(24, 48, 96, 160), size: int = 128, hidden: int = 128):
+    def __init__(self, widths=(24, 48, 96, 160), size: int = 128, hidden: int = 128, outputs: int = len(AUS)):
         super().__init__()
         layers, n_in = [], 3
         for i, n in enumerate(widths):
@@ -132,7 +132,7 @@ class AUNet(nn.Module):
         self.size, self.rows, self.columns = size, slice(size * 7 // 32, size * 7 // 32 + window), slice(size // 8, size // 8 + window)
         side = window // 2 ** (len(widths) + 1)
         self.features = nn.Sequential(*layers)
-        self.head = nn.Sequential(nn.Flatten(), nn.Dropout(0.3), nn.Linear(n_in * side * side, hidden), nn.ReLU(), nn.Linear(hidden, len(AUS)))
+        self.head = nn.Sequential(nn.Flatten(), nn.Dropout(0.3), nn.Linear(n_in * side * side, hidden), nn.ReLU(), nn.Linear(hidden, outputs))
 
     def forward(self, x):  # (B, 3, size, size) in [-1, 1]
         "(B, 12) intensities, nominally 0..5."
