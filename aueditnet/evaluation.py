@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['icc31', 'mae', 'mse', 'agreement', 'bootstrap_subjects', 'face_box', 'psnr', 'evaluate', 'report_table',
-           'write_report', 'leakage_matrix', 'change', 'response_curve', 'read_counterfactual', 'counterfactual',
-           'main']
+           'write_report', 'leakage_matrix', 'change', 'response_curve', 'round_trip', 'read_counterfactual',
+           'counterfactual', 'main']
 
 # %% ../nbs/10_evaluation.ipynb #4afbe32b
 import csv
@@ -94,8 +94,8 @@ def psnr(a,         # (..., H, W, 3) uint8
     with np.errstate(divide="ignore"): return (-10 * np.log10(((a - b) ** 2).mean((-3, -2, -1))))[()]
 
 # %% ../nbs/10_evaluation.ipynb #d2449f51
-def _score(model, images, labels, who, source, inversion, target, n_bootstrap, judge):
-    "All measurements of one system's pictures, by name; `source` and `inversion` are identity embeddings."
+def _score(model, images, labels, who, source, inversion, target, kind, n_bootstrap, judge):
+    "All measurements of one system's pictures, by name; `source` and `inversion` are identity embeddings, `kind` sorts the pairs."
     vector, box, row = model.embed(images), face_box(model.size, model.zoom), {}
     statistics = {"icc": (icc31, lambda a, b: np.nanmean(icc31(a, b))), "mae": (mae, lambda a, b: mae(a, b).mean()), "mse": (mse, None)}
     for suffix, reader in {"": judge or model.judge, "_b": model.judge_b}.items():
@@ -106,11 +106,14 @@ def _score(model, images, labels, who, source, inversion, target, n_bootstrap, j
             row[name + suffix] = entry = dict(zip(AUS, map(float, values))) | {"mean": float(np.nanmean(values))}
             if overall: entry["low"], entry["high"] = map(float, bootstrap_subjects(overall, who, labels, read, n=n_bootstrap))
     def mean(values): return float(values[np.isfinite(values)].mean()) if np.isfinite(values).any() else float(values[0])
-    return row | {"identity_source": mean((vector * source).sum(1)), "identity_inversion": mean((vector * inversion).sum(1)),
-                  "psnr_frame": mean(psnr(images, target)), "psnr_face": mean(psnr(images, target, box))}
+    pairs = {"psnr_frame": psnr(images, target), "psnr_face": psnr(images, target, box), "distance": model.distance(images, target)}
+    return row | {"identity_source": mean((vector * source).sum(1)), "identity_inversion": mean((vector * inversion).sum(1))} | {
+        name: mean(values) for name, values in pairs.items()} | {
+        f"{name}_{k}": mean(pairs[name][kind == k]) for k in np.unique(kind) if k for name in ("psnr_face", "distance")}
 
-def _compare(model, crops, source, target, labels, who, editors, n_bootstrap, judge=None):
+def _compare(model, crops, source, target, labels, who, editors, n_bootstrap, judge=None, kind=None):
     "The report on edits of `crops[source]` to `labels`, which `crops[target]` show."
+    kind = np.full(len(labels), "") if kind is None else kind
     w = model.invert(crops)
     inverted, asked = model.synthesize(w), torch.from_numpy(labels)
     pictures = {"true target": crops[target], "floor": inverted[source]}
@@ -119,7 +122,7 @@ def _compare(model, crops, source, target, labels, who, editors, n_bootstrap, ju
     pictures["ceiling"] = inverted[target]
     people, origin = np.unique(source, return_inverse=True)
     person, inversion = (model.embed(p[people])[origin] for p in (crops, inverted))
-    systems = {name: _score(model, images, labels, who, person, inversion, crops[target], n_bootstrap, judge)
+    systems = {name: _score(model, images, labels, who, person, inversion, crops[target], kind, n_bootstrap, judge)
                for name, images in tqdm(pictures.items(), "measuring", leave=False, disable=None)}
     for row in systems.values():
         for b in ("", "_b") if model.judge_b else ("",): row["of_ceiling" + b] = row["icc" + b]["mean"] / systems["ceiling"]["icc" + b]["mean"]
@@ -154,7 +157,7 @@ def evaluate(model,               # `FaceModel` or `pipeline.Pipeline`
 # %% ../nbs/10_evaluation.ipynb #1e7b5012
 def report_table(report):  # of `evaluate` or `counterfactual` -> rich.table.Table
     """A report as a table: ICC / MAE by AU, their means with 95 % intervals over subjects, the second judge's means, identity
-    similarity to the source and to its inversion, PSNR (dB) to the true target."""
+    similarity to the source and to its inversion, PSNR (dB) and perceptual distance (LPIPS-style, times 100) to the true target."""
     from rich import box
     from rich.table import Table
     table = Table(title=f"{report['pairs']} edits of {len(report['subjects'])} subjects: ICC(3,1) / MAE", box=box.SIMPLE_HEAD,
@@ -172,6 +175,8 @@ def report_table(report):  # of `evaluate` or `counterfactual` -> rich.table.Tab
     for key, name in {"identity_source": "id. source", "identity_inversion": "id. inversion",
                       "psnr_frame": "dB, frame", "psnr_face": "dB, face"}.items():
         table.add_row(name, *("equal" if np.isinf(r[key]) else f"{r[key]:.2f}" for r in rows))
+    for kind in ("", "_single", "_combined"):
+        if all("distance" + kind in r for r in rows): table.add_row("distance" + kind.replace("_", ", "), *(f"{100 * r['distance' + kind]:.2f}" for r in rows))
     return table
 
 def write_report(report,  # of `evaluate` or `counterfactual`
@@ -261,6 +266,22 @@ def response_curve(model,        # `FaceModel`
     return {"requested": x, "measured": measured, "slope": slope, "r2": 1 - left / np.maximum(spread, 1e-12),
             "monotonic": (np.diff(measured, axis=0) >= 0).mean(0)}
 
+# %% ../nbs/10_evaluation.ipynb #62518b08
+@torch.no_grad()
+def round_trip(model,        # `FaceModel`
+               w,            # (n, L, d) latent codes of faces
+               labels,       # (n, 12) where to
+               editor=None,  # None is the model's own
+               ) -> dict:    # "code": share of the way in W+ that is left; "aus" (12,): mean absolute change of the judge's reading; "identity", "psnr_face"
+    """Edit faces to other intensities and back to those that the editor had read from them, and compare with where they started."""
+    editor = editor or model.editor
+    there = editor.edit(w, torch.as_tensor(labels))
+    back = editor.edit(there, editor.estimate(w))
+    before, after = model.synthesize(w), model.synthesize(back)
+    return {"code": float(((back - w).flatten(1).norm(dim=1) / (there - w).flatten(1).norm(dim=1)).mean()),
+            "aus": abs(model.read(after) - model.read(before)).mean(0), "identity": float((model.embed(after) * model.embed(before)).sum(1).mean()),
+            "psnr_face": float(psnr(before, after, face_box(model.size, model.zoom)).mean())}
+
 # %% ../nbs/10_evaluation.ipynb #f02997b6
 def read_counterfactual(folder,         # holds truth.csv (image, subject, AU1 ... AU26) and the pictures it names
                         subjects=None,  # only these; None is all
@@ -291,7 +312,8 @@ def counterfactual(model,           # `FaceModel`
                    every: int = 1,  # use only every so-many-th picture
                    n_bootstrap: int = 1000,  # resamples of the subjects for the 95 % intervals
                    ) -> dict:       # as of `evaluate`
-    """Edit each subject's neutral face to the truth of every other picture, and compare with that picture."""
+    """Edit each subject's neutral face to the truth of every other picture, and compare with that picture; the distances also
+    apart for single AUs and for combinations."""
     pictures, truth, who = read_counterfactual(folder, subjects, model.size)
     neutral = {}
     for row in np.flatnonzero((truth == 0).all(1)): neutral.setdefault(who[row], row)
@@ -300,7 +322,8 @@ def counterfactual(model,           # `FaceModel`
     kept, rows = np.unique(np.concatenate([[neutral[who[row]] for row in target], target]), return_inverse=True)
     source, target = rows.reshape(2, -1)
     who, truth = who[kept][target], truth[kept][target]
-    return _compare(model, pictures[kept], source, target, truth, who, editors, n_bootstrap)
+    kind = np.where((truth != 0).sum(1) > 1, "combined", "single")
+    return _compare(model, pictures[kept], source, target, truth, who, editors, n_bootstrap, kind=kind)
 
 # %% ../nbs/10_evaluation.ipynb #891fef7c
 def main(data=None,             # a folder in DISFA's layout; None is the bundled synthdisfa

@@ -15,9 +15,9 @@ from .editor import UNITS
 # %% ../nbs/08_losses.ipynb #8b5b848b
 def perceptual_distance(maps_a: list,    # feature maps (B, C, H, W) of one picture
                         maps_b: list,    # and of the other
-                        ) -> torch.Tensor: # scalar
+                        ) -> torch.Tensor: # (B,), 0 to 4
     "Mean squared difference of unit-length features, averaged over the maps."
-    terms = [(F.normalize(a, dim=1) - F.normalize(b, dim=1)).square().sum(1).mean() for a, b in zip(maps_a, maps_b)]
+    terms = [(F.normalize(a, dim=1) - F.normalize(b, dim=1)).square().sum(1).mean((1, 2)) for a, b in zip(maps_a, maps_b)]
     return sum(terms) / len(terms)
 
 # %% ../nbs/08_losses.ipynb #e0bdabee
@@ -75,7 +75,7 @@ class EditLoss:
         terms = {"pixels": band_error(edited, target)}
         if self.features and weights["perceptual"]:
             with torch.no_grad(): wanted = self.features(target)
-            terms["perceptual"] = perceptual_distance(self.features(edited), wanted)
+            terms["perceptual"] = perceptual_distance(self.features(edited), wanted).mean()
         if self.identity and weights["identity"]:
             with torch.no_grad(): person = self.identity(self.synthesize(batch["w_source"][:n], size).float())
             terms["identity"] = (1 - (self.identity(edited) * person).sum(1)).mean()

@@ -13,6 +13,7 @@ from .align import align_face
 from .data import TEST
 from .facs import InputError
 from .inversion import to_tensor, to_uint8
+from .losses import perceptual_distance
 from .recognition import identity_crop
 
 # %% ../nbs/09a_model.ipynb #554b9a4e
@@ -52,6 +53,11 @@ class FaceModel:
     def embed(self, images) -> np.ndarray:
         "Pictures to identity embeddings (B, n) of unit length: their dot product is the identity similarity."
         return self.each(lambda x: self.identity(identity_crop(to_tensor(x), self.zoom)), images).numpy()
+
+    def distance(self, images, others) -> np.ndarray:
+        "How unlike two sets of pictures look, pair by pair (B,), 0 to 4: LPIPS-style, in the feature maps of the identity network's stages."
+        maps = lambda x: self.identity.stages(identity_crop(to_tensor(x), self.zoom))
+        return self.each(lambda at: perceptual_distance(maps(images[at]), maps(others[at])), range(len(images))).numpy()
 
     @torch.no_grad()
     def each(self, network, items):
