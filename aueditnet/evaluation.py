@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['icc31', 'mae', 'mse', 'agreement', 'bootstrap_subjects', 'face_box', 'psnr', 'evaluate', 'report_table',
-           'write_report', 'leakage_matrix', 'change', 'response_curve', 'round_trip', 'read_counterfactual',
-           'counterfactual', 'main']
+           'write_report', 'leakage_matrix', 'change', 'response_curve', 'expressions', 'round_trip',
+           'read_counterfactual', 'counterfactual', 'main']
 
 # %% ../nbs/10_evaluation.ipynb #4afbe32b
 import csv
@@ -20,7 +20,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from .data import DISFA, TEST, PairSampler, intensity_table
-from .facs import AUS, InputError, to_vector
+from .facs import AUS, PRESETS, InputError, to_vector
 from .inversion import to_tensor
 from .model import FaceModel, aligned_frames, neutral_faces
 from .weights import replace_file, data_dir
@@ -248,9 +248,9 @@ def response_curve(model,        # `FaceModel`
                    w,            # (n, L, d) latent codes of faces
                    editor=None,  # None is the model's own
                    at=tuple(range(-2, 8)),  # requested intensities, rising
-                   ) -> dict:    # "requested" (m,), "measured" (m, 12) means over faces; "slope", "r2", "monotonic" (12,)
-    """Measured against requested intensity, one AU at a time. Slope and R2 of a straight line within 0..5;
-    monotonic: the share of steps on which the measured intensity does not fall."""
+                   ) -> dict:    # "requested" (m,), "measured" (m, 12) means over faces; "slope", "r2", "monotonic", "fall" (12,)
+    """Measured against requested intensity, one AU at a time. Slope and R2 of a straight line within 0..5; monotonic: the share of steps on
+    which the measured intensity does not fall; fall: the largest one, in intensity, where -1 to 6 is asked for."""
     editor = editor or model.editor
     measured = np.zeros((len(at), len(AUS)))
     for k in tqdm(range(len(AUS)), "response", leave=False, disable=None):
@@ -264,9 +264,14 @@ def response_curve(model,        # `FaceModel`
     left = ((measured[inside] - np.outer(x[inside], slope) - offset) ** 2).sum(0)
     spread = ((measured[inside] - measured[inside].mean(0)) ** 2).sum(0)
     return {"requested": x, "measured": measured, "slope": slope, "r2": 1 - left / np.maximum(spread, 1e-12),
-            "monotonic": (np.diff(measured, axis=0) >= 0).mean(0)}
+            "monotonic": (np.diff(measured, axis=0) >= 0).mean(0),
+            "fall": (-np.diff(measured[(x >= -1) & (x <= 6)], axis=0)).max(0, initial=0)}
 
 # %% ../nbs/10_evaluation.ipynb #62518b08
+def expressions(n: int) -> np.ndarray:  # (n, 12)
+    """Intensities of the emotions of `facs.PRESETS`, one after the other."""
+    return np.resize([to_vector(emotion) for emotion in PRESETS.values()], (n, len(AUS))).astype(np.float32)
+
 @torch.no_grad()
 def round_trip(model,        # `FaceModel`
                w,            # (n, L, d) latent codes of faces
@@ -343,7 +348,11 @@ def main(data=None,             # a folder in DISFA's layout; None is the bundle
         report["counterfactual"] = counterfactual(model, data / "counterfactual")
         console.print(report_table(report["counterfactual"]))
     faces = model.invert(np.stack([*neutral_faces(dataset, model.size, model.zoom).values()]))
-    for name, measured in {"leakage": leakage_matrix(model, faces), "response": response_curve(model, faces)}.items():
-        report[name] = {k: v.tolist() for k, v in measured.items()}
+    leak, curve, back = leakage_matrix(model, faces), response_curve(model, faces), round_trip(model, faces, expressions(len(faces)))
+    for name, measured in {"leakage": leak, "response": curve, "round_trip": back}.items(): report[name] = {k: np.asarray(v).tolist() for k, v in measured.items()}
+    own, others = leak["aus"].diagonal(), abs(leak["aus"][~np.eye(len(AUS), dtype=bool)])
+    console.print(f"neutral faces, one AU asked for: it changes by {own.mean():.2f} per unit on average (least {AUS[own.argmin()]}, {own.min():.2f}), any other by {others.mean():.3f} (most {others.max():.2f})")
+    console.print(f"response from 0 to 5: R2 at least {curve['r2'].min():.2f}; from -1 to 6 it falls by {curve['fall'].max():.2f} at most")
+    console.print(f"there and back: {back['code']:.1%} of the way in W+ is left, readings differ by {back['aus'].mean():.2f}, identity {back['identity']:.3f}")
     if out is not None: write_report(report, out)
     return report

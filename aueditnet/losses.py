@@ -33,7 +33,8 @@ class LossConfig:
     psi_round_trip: float = 1.0  # Psi_dec(Psi_enc(y)) = y
     embedding: float = 1.0       # what an editor itself wants of its embeddings; AUEditNet wants nothing, others may
     size: int = 64               # pixels at which edited pictures are synthesised
-    rendered: int = 8            # pairs of a batch that are synthesised
+    rendered: int = 8            # pairs of a batch that are synthesised and compared with the true picture
+    unseen: int = 8              # further pairs, of faces between the training people, that only identity network and AU estimator see
 
 def au_error(y, target): return ((y - target) / UNITS).square().mean()  # mean squared error in units of the full scale
 
@@ -68,7 +69,9 @@ class EditLoss:
     def on_pictures(self, out, batch):
         "The terms that need the edited picture; real target frames where the batch has them, else the target's inversion."
         n, size, weights = self.config.rendered, self.config.size, asdict(self.config)
-        edited = self.synthesize(out["edited"][:n], size).float()
+        every = n + (self.config.unseen if weights["identity"] or weights["au_image"] else 0)
+        everyone = self.synthesize(out["edited"][:every], size).float()
+        edited = everyone[:n]
         with torch.no_grad():
             if "picture" in batch: target = F.interpolate(batch["picture"], (size, size), mode="area")
             else: target = self.synthesize(batch["w_target"][:n], size).float()
@@ -77,7 +80,7 @@ class EditLoss:
             with torch.no_grad(): wanted = self.features(target)
             terms["perceptual"] = perceptual_distance(self.features(edited), wanted).mean()
         if self.identity and weights["identity"]:
-            with torch.no_grad(): person = self.identity(self.synthesize(batch["w_source"][:n], size).float())
-            terms["identity"] = (1 - (self.identity(edited) * person).sum(1)).mean()
-        if self.au_net and weights["au_image"]: terms["au_image"] = au_error(self.au_net(edited), batch["y_target"][:n])
+            with torch.no_grad(): person = self.identity(self.synthesize(batch["w_source"][:every], size).float())
+            terms["identity"] = (1 - (self.identity(everyone) * person).sum(1)).mean()
+        if self.au_net and weights["au_image"]: terms["au_image"] = au_error(self.au_net(everyone), batch["y_target"][:every])
         return terms

@@ -154,9 +154,9 @@ class Accelerated(Callback):
 
     def before_fit(self, learner):
         of, cfg = self.accelerator.num_processes, learner.loss.config
-        if learner.batches.config.pairs % of or cfg.rendered % of:
-            raise InputError(f"{learner.batches.config.pairs} pairs, {cfg.rendered} of them rendered, cannot be shared by {of} processes: take multiples")
-        learner.loss.config = replace(cfg, rendered=cfg.rendered // of)
+        if any(n % of for n in (learner.batches.config.pairs, cfg.rendered, cfg.unseen)):
+            raise InputError(f"{learner.batches.config.pairs} pairs, {cfg.rendered} and {cfg.unseen} of them rendered, cannot be shared by {of} processes: take multiples")
+        learner.loss.config = replace(cfg, rendered=cfg.rendered // of, unseen=cfg.unseen // of)
         learner.share, learner.backward = (self.accelerator.process_index, of), self.accelerator.backward
         learner.model = self.accelerator.prepare(learner.model)
 
