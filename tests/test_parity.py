@@ -178,6 +178,19 @@ def test_wrong_entries_are_named(network):
         with pytest.raises(InputError) as error:
             network.from_state_dict({k: v for k, v in whole.items() if k != name})
         assert name in str(error.value), f"without {name}: {error.value}"
+    for name, value in whole.items():
+        # one axis longer, without axes, with one more, empty: whatever a size is read off, it is this entry that is named
+        shapes = [np.add(value.shape, np.eye(value.ndim, dtype=int)[axis]) for axis in range(value.ndim)]
+        for shape in [*shapes, (1, *value.shape), (0,), *[()] * (value.ndim > 0)]:
+            with pytest.raises(InputError) as error:
+                network.from_state_dict({**whole, name: np.zeros(shape, np.float32)})
+            assert f"{name} " in str(error.value) or str(error.value).endswith(name), f"{name} {shape}: {error.value}"
+    for extra in ("unheard.of", list(whole)[0] + ".more", "noises.noise_77"):
+        with pytest.raises(InputError, match=f"extra: {extra}"):
+            network.from_state_dict({**whole, extra: np.zeros(3, np.float32)})
+    for thing in (None, [], {"g_ema": whole}, {**whole, 3: np.zeros(3)}, {**whole, "epoch": "twelve"}):
+        with pytest.raises(InputError, match="state dict"):
+            network.from_state_dict(thing)
     last = list(whole)[-1]
     wrong = {**whole, "unheard.of": np.zeros(3, np.float32), last: np.zeros(7, np.float32)}
     del wrong[next(k for k in whole if k.endswith("bias"))]
