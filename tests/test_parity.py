@@ -11,12 +11,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from typer.testing import CliRunner
 
 from aueditnet.bench import as_described
+from aueditnet.cli import app
 from aueditnet.facs import InputError
-from aueditnet.inversion import Encoder, Inverter
+from aueditnet.inversion import Encoder, Inverter, to_uint8
+from aueditnet.latents import LatentCache
 from aueditnet.recognition import IRSE50
 from aueditnet.stylegan2 import Generator
+from aueditnet.weights import convert
 
 GOLDENS = np.load(Path(__file__).parent / "parity" / "goldens.npz")
 E4E_HEADS = [[512] * (5 if i < 3 else 6 if i < 7 else 7) for i in range(18)]  # 4, 5 or 6 strided convolutions: from 16, 32 or 64 px down to 1
@@ -141,6 +146,13 @@ def test_e4e_file(tmp_path):
         inverter = Inverter.from_e4e(tmp_path / "e4e.pt")
         assert_near(inverter.invert(x), (codes + average * add).numpy())
         assert_near(inverter.synthesize(codes), Generator.from_state_dict(decoder).synthesize(codes).numpy())
+    (tmp_path / "album").mkdir()
+    picture = to_uint8(x)[0]
+    Image.fromarray(picture).save(tmp_path / "album" / "face.png")
+    for file in (tmp_path / "e4e.pt", convert(tmp_path / "e4e.pt", tmp_path / "e4e.safetensors")):  # from a terminal, either will do
+        done = CliRunner().invoke(app, ["invert", str(tmp_path / "album"), "-o", str(out := tmp_path / file.suffix[1:]), "--model", str(file)])
+        assert done.exit_code == 0, (done.output, done.exception)
+        assert_near(LatentCache(out)[0], inverter.invert(picture)[0].numpy())
 
 
 @torch.no_grad()
