@@ -203,12 +203,13 @@ def estimate(image: Annotated[Path, typer.Argument(help="A picture with a face."
 def invert(source: Annotated[Path, typer.Argument(help="A folder with pictures, or a video.", show_default=False)],
            out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the codes; what is in it already is not computed again.")] = Path("codes"),
            align: Align = None, refine: Refine = None,
-           model: Annotated[str, typer.Option(help="Name of the bundled model, or the public e4e file (.pt).")] = "heads128"):
+           model: Annotated[str, typer.Option(help="Name of the bundled model, or the public e4e file (.pt, or .safetensors as `weights convert` writes it).")] = "heads128"):
     "Invert all pictures of a folder or all frames of a video once, and keep their latent codes."
-    from aueditnet import latents, weights
+    from aueditnet import latents
     from aueditnet.inversion import Inverter
-    inverter = Inverter.from_e4e(weights.path(model)) if model.endswith(".pt") else Inverter.from_pretrained(model, refine)
-    if model.endswith(".pt"): inverter.steps = refine or 0
+    public = model.endswith((".pt", ".safetensors"))
+    inverter = Inverter.from_e4e(model) if public else Inverter.from_pretrained(model, refine)
+    if public: inverter.steps = refine or 0
     cache = latents.invert(source, out, inverter, align)
     typer.echo(f"{len(cache.frames)} of {len(cache)} pictures inverted")
     for why in list(cache.problems.values())[:20]: typer.echo(f"  no code: {why}")

@@ -23,6 +23,9 @@ def explain(problem: Exception,  # raised during a download
     import requests
     if isinstance(problem, gdown.exceptions.FileURLRetrievalError):
         return "Google Drive does not hand it out at present (too many downloads today, or no permission)"
+    last = problem.__cause__  # after several attempts, gdown puts an error of its own around the last one
+    if isinstance(problem, gdown.exceptions.DownloadError) and isinstance(last, (requests.HTTPError, requests.ConnectionError, requests.Timeout)):
+        return explain(last)
     if isinstance(problem, gdown.exceptions.DownloadError):
         return "the connection was cut; what has arrived is kept, and the next attempt goes on from there"
     if isinstance(problem, requests.HTTPError): return f"the server answers {problem.response.status_code} {problem.response.reason}"

@@ -79,15 +79,18 @@ class Encoder(IRSEBody):
         state = Entries(state)
         n = count(state, r"styles\.(\d+)\.")
         if n == 0: raise InputError("not an e4e encoder: it has no entries styles.*")
-        model = cls([head_widths(state, i) for i in range(n)], state["styles.0.linear.weight"].shape[0], **cls.sizes(state))
+        sizes, dim = cls.sizes(state), state.size(*((f"styles.0.linear.{part}", 0) for part in ("weight", "bias")), ("styles.1.linear.bias", 0))
+        # all maps are as wide as the coarse one: it is added to the others
+        model = cls([[sizes["widths"][-1], *head_widths(state, i)] for i in range(n)], dim, **sizes)
         load_checked(model, state, optional=r"num_batches_tracked$")
         return model.eval().requires_grad_(False).to(memory_format=torch.channels_last)
 
 def head_widths(state: Entries, i: int) -> list:
-    """Widths of the map that head `i` reads and of its convolutions, off a state dict."""
-    n = max(1, count(state, rf"styles\.{i}\.convs\.(\d+)\."))
-    convs = [state[f"styles.{i}.convs.{k}.weight"] for k in range(0, n, 2)]  # the odd ones are activations
-    return [convs[0].shape[1], *(c.shape[0] for c in convs)]
+    """Widths of the convolutions of head `i`, off a state dict."""
+    head, n = f"styles.{i}", max(1, count(state, rf"styles\.{i}\.convs\.(\d+)\."))
+    after = lambda k: f"{head}.convs.{k + 2}.weight" if k + 2 < n else f"{head}.linear.weight"
+    # the odd ones are activations
+    return [state.size((f"{head}.convs.{k}.weight", 0), (f"{head}.convs.{k}.bias", 0), (after(k), 1)) for k in range(0, n, 2)]
 
 # %% ../nbs/06_inversion.ipynb #192ce5d6
 def to_tensor(image) -> torch.Tensor:  # (B, 3, H, W) float32 in [-1, 1]

@@ -160,7 +160,7 @@ def open_source(source):  # a folder with pictures, or a video
     files = sorted(f for f in source.rglob("*") if f.suffix.lower() in SUFFIXES and f.is_file())
     if not files: raise InputError(f"{source}: no pictures in this folder ({', '.join(SUFFIXES)})")
     names = [f.relative_to(source).as_posix() for f in files]
-    digest = hashlib.sha256(json.dumps([(name, f.stat().st_size) for name, f in zip(names, files)]).encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps([(name, weights.sha256(f)) for name, f in zip(names, files)]).encode()).hexdigest()
     return names, lambda k: read_image(files[k], names[k], 1), digest   # how small is too small, `cut_face` knows
 
 def invert(source,    # a folder with pictures, or a video

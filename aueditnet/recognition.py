@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from .facs import AUS, InputError
-from .stylegan2 import load_checked
+from .stylegan2 import Entries, load_checked
 
 # %% ../nbs/05_recognition.ipynb #2a55f314
 class SqueezeExcite(nn.Module):
@@ -74,13 +74,12 @@ class IRSEBody(nn.Module):
     @staticmethod
     def sizes(state: dict) -> dict:  # {"widths": ..., "blocks": ...}, to build the same trunk
         "Reads the trunk's sizes off a state dict: a stage begins where a block has a shortcut convolution."
-        def width(entry):
-            if entry not in state: raise InputError(f"not an IR-SE state dict: the entry {entry} is missing")
-            return state[entry].shape[0]
+        state = Entries(state)
+        def width(layers, numbers): return state.size(*((f"{layers}.{i}.weight", 0) for i in numbers))
         parts = [(int(m[1]), m[2]) for k in state if (m := re.match(r"body\.(\d+)\.(\w+)\.", k))]
         n = 1 + max((i for i, _ in parts), default=-1)
         starts = sorted({0} | {i for i, part in parts if part == "shortcut_layer"})
-        return dict(widths=tuple(map(width, ["input_layer.0.weight", *(f"body.{i}.res_layer.1.weight" for i in starts)])),
+        return dict(widths=(width("input_layer", range(3)), *(width(f"body.{i}.res_layer", range(1, 5)) for i in starts)),
                     blocks=tuple(b - a for a, b in zip(starts, starts[1:] + [n])))
 
 # %% ../nbs/05_recognition.ipynb #bb9c6818
@@ -100,10 +99,9 @@ class IRSE50(IRSEBody):
     @classmethod
     def from_state_dict(cls, state: dict) -> "IRSE50":
         "Sizes are read off the entries; eval mode, frozen."
-        state = {k: torch.as_tensor(v) for k, v in state.items()}
-        sizes = cls.sizes(state)
-        if "output_layer.3.weight" not in state: raise InputError("not an IR-SE50 state dict: the entry output_layer.3.weight is missing")
-        dim, flat = state["output_layer.3.weight"].shape
+        state = Entries(state)
+        sizes, flat = cls.sizes(state), state.size(("output_layer.3.weight", 1))
+        dim = state.size(("output_layer.3.weight", 0), ("output_layer.3.bias", 0), ("output_layer.4.weight", 0))
         model = cls(**sizes, dim=dim, side=round((flat / sizes["widths"][-1]) ** 0.5))
         load_checked(model, state, optional=r"num_batches_tracked$")
         return model.eval().requires_grad_(False).to(memory_format=torch.channels_last)

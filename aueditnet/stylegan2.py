@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['BLUR_TAPS', 'EqualLinear', 'Mapping', 'blur_kernel', 'upsample_image', 'Blur', 'ModulatedConv', 'Scalar', 'Bias',
-           'StyledConv', 'ToRGB', 'Constant', 'Entries', 'load_checked', 'count', 'LatentSpace', 'Generator',
-           'tune_allocator', 'bf16_available', 'generator_sizes', 'read_generator', 'load_generator']
+           'StyledConv', 'ToRGB', 'Constant', 'Entries', 'most', 'listed', 'load_checked', 'count', 'LatentSpace',
+           'Generator', 'tune_allocator', 'bf16_available', 'generator_sizes', 'read_generator', 'load_generator']
 
 # %% ../nbs/04_stylegan2.ipynb #8dfd42b1
 import math
 import re
+from collections import Counter
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -154,9 +155,24 @@ class Constant(nn.Module):
 
 # %% ../nbs/04_stylegan2.ipynb #5c0cdd66
 class Entries(dict):
-    """A state dict, {name: tensor or array}, as tensors; asking for an entry that it lacks raises InputError with the entry's name."""
-    def __init__(self, state: dict): super().__init__((k, torch.as_tensor(v)) for k, v in state.items())
-    def __missing__(self, name): raise InputError(f"the weights are not whole, missing: {name}")
+    """A state dict, {name: tensor or array}, as tensors. Raises InputError for anything else."""
+    def __init__(self, state: dict):
+        if not hasattr(state, "items"): raise InputError(f"a state dict is needed, {{name: tensor}}, not {type(state).__name__}")
+        if odd := [k for k, v in state.items() if not (isinstance(k, str) and hasattr(v, "shape"))]:
+            raise InputError(f"not a state dict, it holds what is no tensor: {listed(odd)}")
+        super().__init__((k, torch.as_tensor(v)) for k, v in state.items())
+
+    def size(self, *places) -> int:  # (name, axis)
+        """A size of the network, as most of the places say that show it."""
+        seen = [self[name].shape[axis] for name, axis in places if name in self and self[name].ndim > axis]
+        if not any(seen): raise InputError(f"the weights are not whole, missing or misshapen: {places[0][0]}")
+        return most(n for n in seen if n)
+
+def most(values):  # the commonest; the first of equals
+    return Counter(values).most_common(1)[0][0]
+
+def listed(names) -> str:
+    return f"{', '.join(map(str, names[:20]))}{' ...' if len(names) > 20 else ''} ({len(names)})"
 
 def load_checked(model: nn.Module,  # receives the entries
                  state: dict,  # name -> tensor
@@ -167,8 +183,7 @@ def load_checked(model: nn.Module,  # receives the entries
     missing = [k for k in own if k not in state and not re.search(optional, k)]
     extra = [k for k in state if k not in own and not re.search(optional, k)]
     misshapen = [f"{k} {tuple(state[k].shape)} instead of {tuple(own[k].shape)}" for k in own if k in state and state[k].shape != own[k].shape]
-    problems = [f"{what}: {', '.join(map(str, names[:8]))}{' ...' if len(names) > 8 else ''} ({len(names)})"
-                for what, names in (("missing", missing), ("extra", extra), ("misshapen", misshapen)) if names]
+    problems = [f"{what}: {listed(names)}" for what, names in (("missing", missing), ("extra", extra), ("misshapen", misshapen)) if names]
     if problems: raise InputError("the weights do not fit: " + "; ".join(problems))
     model.load_state_dict({k: v for k, v in state.items() if k in own}, strict=False)
 
@@ -285,10 +300,12 @@ def bf16_available() -> bool:
 # %% ../nbs/04_stylegan2.ipynb #6eb3ccd2
 def generator_sizes(state: Entries) -> dict:  # arguments of `Generator`
     """Reads the sizes off a state dict."""
-    channels, n_rgb = {4: state["input.input"].shape[1]}, count(state, r"to_rgbs\.(\d+)\.")
-    for i in range(n_rgb): channels[8 * 2 ** i] = state[f"convs.{2 * i}.conv.weight"].shape[1]
-    return dict(size=4 * 2 ** n_rgb, style_dim=state["conv1.conv.modulation.weight"].shape[1],
-                channels=channels, n_mlp=max(count(state, r"style\.(\d+)\.") - 1, 0))
+    channels = {4: state.size(("input.input", 1), ("conv1.conv.weight", 1), ("conv1.activate.bias", 0), ("to_rgb1.conv.weight", 2))}
+    doublings = most([count(state, r"to_rgbs\.(\d+)\."), count(state, r"convs\.(\d+)\.") // 2, count(state, r"noises\.noise_(\d+)$") // 2])
+    for i in range(doublings):
+        channels[8 * 2 ** i] = state.size((f"convs.{2 * i}.conv.weight", 1), (f"convs.{2 * i}.activate.bias", 0), (f"convs.{2 * i + 1}.activate.bias", 0))
+    style_dim = state.size(*((f"{part}.conv.modulation.weight", 1) for part in ("conv1", "to_rgb1", "convs.0")), ("style.1.weight", 1))
+    return dict(size=4 * 2 ** doublings, style_dim=style_dim, channels=channels, n_mlp=max(count(state, r"style\.(\d+)\.") - 1, 0))
 
 def read_generator(path) -> tuple:  # entries of the generator, average latent or None
     """What a public file holds: rosinality's has the entries under `g_ema`, e4e's and pSp's a `state_dict` with decoder.* entries."""
@@ -301,11 +318,11 @@ def read_generator(path) -> tuple:  # entries of the generator, average latent o
 def load_generator(model, state: Entries):  # the model: frozen, in eval mode, with its mean latent
     """Fills a generator from a state dict in which the constants and the noise may be missing."""
     if model.size > 128: tune_allocator()
-    for i, buffer in enumerate(model.noises.buffers()): buffer.copy_(torch.randn(buffer.shape, generator=torch.Generator().manual_seed(i)))
     for name in state:
         if name.endswith(".kernel") and not (state[name].shape == (4, 4) and torch.allclose(state[name].float(), blur_kernel(4.))):
             raise InputError(f"{name} is not the filter that StyleGAN2 uses")
-    load_checked(model, state, optional=r"\.kernel$|^noises\.|^mean_latent$")
+    noises = {f"noises.noise_{i}": torch.randn(buffer.shape, generator=torch.Generator().manual_seed(i)) for i, buffer in enumerate(model.noises.buffers())}
+    load_checked(model, noises | state, optional=r"\.kernel$|^mean_latent$")
     model.noisy = any(v.any() for k, v in state.items() if k.endswith("noise.weight"))
     for conv in (m for m in model.modules() if isinstance(m, ModulatedConv)): conv.weight.data = conv.channels_last()[None]
     return model.eval().requires_grad_(False).estimate_mean_latent()

@@ -10,6 +10,7 @@ __all__ = ['REGISTRY', 'KEPT', 'CARD_FIELDS', 'data_dir', 'cache_dir', 'is_publi
 import hashlib
 import json
 import os
+import re
 import tempfile
 from pathlib import Path
 
@@ -214,10 +215,11 @@ def load_public(name,       # a public file's name in `REGISTRY`, or the path of
     if is_public(file.name) and file.resolve() == place(file.name).resolve(): verify(file.name)
     if file.suffix == ".safetensors": return _nested(*load(file))
     try: return torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise InputError(f"{file}: refused, it holds more than weights (reading it would run code from it), "
-                         "or is no PyTorch file") from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as problem:
+    except pickle.UnpicklingError as problem:
+        what = re.search(r"GLOBAL ([\w.]+)", str(problem))  # PyTorch's word for the Python name that reading would look up
+        more = f"besides weights it holds {what[1]}, and reading that could run code from it" if what else "it is damaged, or no PyTorch file"
+        raise InputError(f"{file}: refused, {more}") from None
+    except Exception as problem:  # damage shows in many ways: an index out of range, a failed assertion ...
         raise InputError(f"{file}: not a readable PyTorch file ({type(problem).__name__}), download it again") from None
 
 def _nested(tensors, meta):

@@ -81,7 +81,7 @@ def replace(file, content):
 
 # What works
 
-@pytest.mark.parametrize("command", ["demo", "edit", "transfer", "estimate", "invert", "train", "evaluate", "ablate", "pretrain", "synthdisfa", "synthdisfa make", "weights", "weights list", "weights path", "weights fetch", "weights verify", "weights convert", "lab"])
+@pytest.mark.parametrize("command", ["demo", "edit", "transfer", "estimate", "invert", "train", "evaluate", "ablate", "pretrain", "synthdisfa", "synthdisfa make", "weights", "weights list", "weights path", "weights fetch", "weights verify", "weights convert", "bench", "lab"])
 def test_help(command):
     result = run(*command.split(), "--help")
     assert result.exit_code == 0 and "Usage" in result.stdout and len(result.stdout.splitlines()) > 5

@@ -20,6 +20,7 @@ from aueditnet import downloads, weights
 from aueditnet.cli import app
 from aueditnet.facs import InputError
 
+RECEIVE = downloads.receive
 NAME = "public.pt"
 CONTENT = random.Random(0).randbytes(4_000_000)
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
@@ -152,6 +153,20 @@ def test_server_refuses(server, public, status, says):
     line = refused("weights", "fetch", NAME)
     assert says in line and server.url in line and str(public.parent) in line
     assert remains(public) == []
+
+
+@pytest.mark.parametrize("fault, says", [("503", "503 Service Unavailable"), ("offline", "no connection"), ("cut", "the connection was cut")])
+def test_the_reason_is_the_same_after_several_attempts(server, public, monkeypatch, fault, says):
+    """Users have three further attempts, and gdown's error is another one then."""
+    monkeypatch.setattr(downloads, "receive", RECEIVE)
+    monkeypatch.setattr(random, "uniform", lambda *bounds: 0)    # gdown waits so long between attempts
+    if fault == "offline":
+        server.shutdown()
+        server.server_close()
+    server.status, server.cut = 503 if fault == "503" else 200, 0
+    line = refused("weights", "fetch", NAME)
+    assert says in line and server.url in line and not public.exists()
+    assert fault != "cut" or len(server.asked) == 4, server.asked
 
 
 def test_offline(server, public):

@@ -11,12 +11,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from typer.testing import CliRunner
 
 from aueditnet.bench import as_described
+from aueditnet.cli import app
 from aueditnet.facs import InputError
-from aueditnet.inversion import Encoder, Inverter
+from aueditnet.inversion import Encoder, Inverter, to_uint8
+from aueditnet.latents import LatentCache
 from aueditnet.recognition import IRSE50
 from aueditnet.stylegan2 import Generator
+from aueditnet.weights import convert
 
 GOLDENS = np.load(Path(__file__).parent / "parity" / "goldens.npz")
 E4E_HEADS = [[512] * (5 if i < 3 else 6 if i < 7 else 7) for i in range(18)]  # 4, 5 or 6 strided convolutions: from 16, 32 or 64 px down to 1
@@ -141,6 +146,13 @@ def test_e4e_file(tmp_path):
         inverter = Inverter.from_e4e(tmp_path / "e4e.pt")
         assert_near(inverter.invert(x), (codes + average * add).numpy())
         assert_near(inverter.synthesize(codes), Generator.from_state_dict(decoder).synthesize(codes).numpy())
+    (tmp_path / "album").mkdir()
+    picture = to_uint8(x)[0]
+    Image.fromarray(picture).save(tmp_path / "album" / "face.png")
+    for file in (tmp_path / "e4e.pt", convert(tmp_path / "e4e.pt", tmp_path / "e4e.safetensors")):  # from a terminal, either will do
+        done = CliRunner().invoke(app, ["invert", str(tmp_path / "album"), "-o", str(out := tmp_path / file.suffix[1:]), "--model", str(file)])
+        assert done.exit_code == 0, (done.output, done.exception)
+        assert_near(LatentCache(out)[0], inverter.invert(picture)[0].numpy())
 
 
 @torch.no_grad()
@@ -178,6 +190,19 @@ def test_wrong_entries_are_named(network):
         with pytest.raises(InputError) as error:
             network.from_state_dict({k: v for k, v in whole.items() if k != name})
         assert name in str(error.value), f"without {name}: {error.value}"
+    for name, value in whole.items():
+        # one axis longer, without axes, with one more, empty: whatever a size is read off, it is this entry that is named
+        shapes = [np.add(value.shape, np.eye(value.ndim, dtype=int)[axis]) for axis in range(value.ndim)]
+        for shape in [*shapes, (1, *value.shape), (0,), *[()] * (value.ndim > 0)]:
+            with pytest.raises(InputError) as error:
+                network.from_state_dict({**whole, name: np.zeros(shape, np.float32)})
+            assert f"{name} " in str(error.value) or str(error.value).endswith(name), f"{name} {shape}: {error.value}"
+    for extra in ("unheard.of", list(whole)[0] + ".more", "noises.noise_77"):
+        with pytest.raises(InputError, match=f"extra: {extra}"):
+            network.from_state_dict({**whole, extra: np.zeros(3, np.float32)})
+    for thing in (None, [], {"g_ema": whole}, {**whole, 3: np.zeros(3)}, {**whole, "epoch": "twelve"}):
+        with pytest.raises(InputError, match="state dict"):
+            network.from_state_dict(thing)
     last = list(whole)[-1]
     wrong = {**whole, "unheard.of": np.zeros(3, np.float32), last: np.zeros(7, np.float32)}
     del wrong[next(k for k in whole if k.endswith("bias"))]
