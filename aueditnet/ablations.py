@@ -52,7 +52,7 @@ def variants() -> dict:  # {name: `Variant`}
             name = " ".join(f"{v} people" if k == "people" else f"co-occurrence {v}" for k, v in option.items())
             for which, kind in series: found[which + name] = Variant(group, kind, PICTURE_TERMS, **option, beside=name if which else None)
     return found | {f"without {t}": Variant("losses", without=(t,), beside="AUEditNet")
-                    for t in ("au_image", "latent", "pixels", "identity", "au_latent", "psi_round_trip")}
+                    for t in ("unseen", "au_image", "latent", "pixels", "identity", "au_latent", "psi_round_trip")}
 
 # %% ../nbs/10c_ablations.ipynb #45a6ac17
 def training_set(variant: Variant, codes: Codes, seed: int = 0) -> tuple:  # `Codes`, and a sampler or None
@@ -79,7 +79,7 @@ def train_variant(variant: Variant,
     if variant.editor is LinearEditor: return LinearEditor(*shape).fit(data.w, data.y, data.person)
     torch.manual_seed(config.seed)
     editor = variant.editor(*shape, **(config.sizes if issubclass(variant.editor, AUEditNet) else {}))
-    config = replace(config, loss=replace(config.loss, **{t: 0. for t in variant.without}))
+    config = replace(config, loss=replace(config.loss, **{t: 0 for t in variant.without}))
     return fit_editor(data, config, networks, folder, editor, callbacks, sampler)[0]
 
 # %% ../nbs/10c_ablations.ipynb #c628e4df

@@ -27,14 +27,14 @@ class LossConfig:
     latent: float = 0.5          # distance to the target's inversion, in units of the level's spread
     pixels: float = 2.0          # Laplacian bands of the target picture
     perceptual: float = 0.0      # features of a frozen network
-    identity: float = 0.3        # 1 - cosine to the source's embedding
+    identity: float = 0.5        # 1 - cosine to the source's embedding
     au_latent: float = 3.0       # Psi_dec of the source's and of the edited codes
-    au_image: float = 6.0        # a frozen AU estimator on the edited picture
+    au_image: float = 8.0        # a frozen AU estimator on the edited picture
     psi_round_trip: float = 1.0  # Psi_dec(Psi_enc(y)) = y
     embedding: float = 1.0       # what an editor itself wants of its embeddings; AUEditNet wants nothing, others may
     size: int = 64               # pixels at which edited pictures are synthesised
     rendered: int = 8            # pairs of a batch that are synthesised and compared with the true picture
-    unseen: int = 8              # further pairs, of faces between the training people, that only identity network and AU estimator see
+    unseen: int = 16             # further pairs, of faces between the training people, that only identity network and AU estimator see
 
 def au_error(y, target): return ((y - target) / UNITS).square().mean()  # mean squared error in units of the full scale
 

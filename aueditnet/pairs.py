@@ -38,7 +38,7 @@ class BatchConfig:
     "How a batch is drawn and disturbed."
     pairs: int = 32            # in a batch
     mirror: float = 0.5        # probability that a pair is mirrored, where mirrored codes are there
-    strangers: float = 0.5     # probability that a pair moves towards another training person
+    strangers: float = 0.7     # probability that a pair moves towards another training person
     label_noise: float = 0.15  # standard deviation, in units, of the jitter on what is requested
 
 class PairBatches:
