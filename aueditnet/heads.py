@@ -6,7 +6,8 @@
 __all__ = ['FACE_UNITS', 'LOWEST', 'HIGHEST', 'CORRECTIVES', 'SKINS', 'HAIRS', 'IRISES', 'BEARDS', 'STYLES', 'GLASSES',
            'GLASSES_SHARE', 'UNUSED', 'CALMER', 'SPREAD', 'ASYMMETRY', 'LIP_EDGE', 'OFFSETS', 'CHEEK', 'NOSE',
            'ALONG_BROW', 'au_fields', 'corrective_fields', 'intensities', 'Looks', 'draw_style', 'draw_looks',
-           'draw_details', 'draw_shape', 'draw_asymmetry', 'seat_teeth', 'draw_glasses', 'Person', 'landmark_points']
+           'draw_details', 'draw_shape', 'draw_asymmetry', 'seat_teeth', 'draw_glasses', 'looks_of', 'Person',
+           'landmark_points']
 
 # %% ../nbs/20_heads.ipynb #24f01b09
 import functools
@@ -249,6 +250,13 @@ def draw_glasses(rng):
     "One of `GLASSES`, or none."
     worn, shape = rng.random() < GLASSES_SHARE, rng.integers(len(GLASSES))
     return GLASSES[shape] if worn else ""
+
+def looks_of(seed: int, beard=None, glasses=None, **traits) -> Looks:  # traits as in `Person.from_seed`
+    "What the person of a seed looks like, without the geometry, which takes longer."
+    looks = draw_details(np.random.default_rng([seed, 15]), draw_looks(np.random.default_rng([seed, 0]), **traits), beard)
+    looks.glasses = draw_glasses(np.random.default_rng([seed, 21])) if glasses is None else glasses
+    return looks
+
 @dataclass
 class Person:
     """A synthetic person: neutral geometry, the way this face moves, and what it looks like."""
@@ -265,17 +273,15 @@ class Person:
                   **traits,       # fixes traits: gender, age, race, tone, style, hair_colour, iris, stubble, beard, glasses; spread of shapes
                   ) -> "Person":
         """Draw a person. Looks, shape and dynamics have a random stream each, so fixing a trait of one leaves the others."""
-        basis, spread, beard, glasses = Basis.load(), traits.pop("spread", SPREAD), traits.pop("beard", None), traits.pop("glasses", None)
-        streams = [np.random.default_rng([seed, k]) for k in range(3)]
-        looks = draw_details(np.random.default_rng([seed, 15]), draw_looks(streams[0], **traits), beard)
-        looks.glasses = draw_glasses(np.random.default_rng([seed, 21])) if glasses is None else glasses
-        shape, uneven = draw_shape(streams[1], basis, looks, spread), draw_asymmetry(np.random.default_rng([seed, 20]))
+        basis, spread, looks = Basis.load(), traits.pop("spread", SPREAD), looks_of(seed, **traits)
+        forming, moving = (np.random.default_rng([seed, k]) for k in (1, 2))
+        shape, uneven = draw_shape(forming, basis, looks, spread), draw_asymmetry(np.random.default_rng([seed, 20]))
         head = close_lips(basis.rest + basis.blend({label: shape.get(label, 0) + uneven.get(label, 0) for label in shape | uneven}))
         head -= 0.5 * (head[basis.vertex_part == 1].mean(0) + head[basis.vertex_part == 2].mean(0))
         seat_teeth(head, basis)
-        return Person(seed, looks, head, np.clip(streams[2].normal(0, .06, 12), -.12, .12).astype(np.float32),
-                      (streams[2].uniform(.35, 1.45, (12, 1)) * streams[2].uniform(.8, 1.2, (12, 2))).astype(np.float32),
-                      streams[2].uniform(-.035, .035, 12).astype(np.float32))
+        return Person(seed, looks, head, np.clip(moving.normal(0, .06, 12), -.12, .12).astype(np.float32),
+                      (moving.uniform(.35, 1.45, (12, 1)) * moving.uniform(.8, 1.2, (12, 2))).astype(np.float32),
+                      moving.uniform(-.035, .035, 12).astype(np.float32))
 
     def vertices(self, au=None,  # (12,) intensities in `facs.AUS` order, a dict {"AU12": 3.0}, or None: neutral
                  ) -> np.ndarray:  # (n, 3) float32 dm

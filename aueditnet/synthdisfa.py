@@ -6,7 +6,7 @@
 __all__ = ['EXPRESSIONS', 'FRAMES', 'RATE', 'HEIGHT', 'WIDTH', 'FIRST_SEED', 'EXPRESSION_ODDS', 'CARD', 'aligned_camera',
            'random_expression', 'draw_activity', 'smooth_noise', 'strong_units', 'Take', 'stage', 'film_camera',
            'write_video', 'film', 'counterfactual_expressions', 'counterfactual', 'census', 'census_table',
-           'markdown_table', 'make']
+           'markdown_table', 'data_card', 'make']
 
 # %% ../nbs/22_synthdisfa.ipynb #4cbd6e1d
 import dataclasses
@@ -21,7 +21,7 @@ import numpy as np
 from .align import ffhq_quad
 from .data import FOLDS, SUBJECTS
 from .facs import AUS
-from .heads import Basis, Person
+from .heads import Basis, Person, looks_of
 from .render import Camera, Scene, landmarks, pose, project, random_scene, render
 
 # %% ../nbs/22_synthdisfa.ipynb #5efd071f
@@ -214,7 +214,7 @@ def counterfactual(subject, root, tick=lambda: None):
 def census(seeds) -> dict:  # {trait: {group: number of people}}
     "Who the people of some seeds are: what was drawn for them, counted."
     ages, tones, ancestries = ("young", "middle", "old"), ("light", "medium", "dark"), ("African", "Asian", "Caucasian")
-    people = [Person.from_seed(seed).looks for seed in seeds]
+    people = [looks_of(seed) for seed in seeds]
     traits = {"gender": ["women" if not p.male else "men" for p in people],
               "age": [ages[min(int(p.age / .95 * 3), 2)] for p in people],
               "main ancestry": [ancestries[int(np.argmax(p.race))] for p in people],
@@ -256,7 +256,8 @@ these files are CC0 as well.
 
 {people}
 
-Ages and tones are thirds of the renderer's own ranges; ancestry is the largest share of a mixture.
+The last column is of the people whose pictures taught generator and encoder; none of them is among the 27. Ages and tones are thirds of
+the renderer's own ranges; ancestry is the largest share of a mixture.
 
 ## Frames of each intensity
 
@@ -266,6 +267,17 @@ As in DISFA most frames are near zero, action units come in groups that go with 
 onset, an apex and an offset. Different from DISFA: every action unit reaches every intensity, so strong intensities are far more frequent
 here than in spontaneous behaviour; videos are {seconds:g} s instead of four minutes, smaller, and labels are exact up to rounding, where human coders disagree.
 """
+
+def data_card(table,                 # (12, 6) frames of each intensity
+              frames: int = FRAMES,  # of each video
+              ) -> str:
+    "The card of the data set: what it is, who the people are, what they show."
+    from aueditnet.people import SETS
+    first, many, _ = SETS["pretrain"]
+    seeds = lambda subjects: [FIRST_SEED + SUBJECTS.index(s) for s in subjects]
+    who = {"all 27": seeds(SUBJECTS), "the nine of P3": seeds(FOLDS["P3"]), f"{many} of pretraining": range(first, first + many)}
+    return CARD.format(frames=frames, width=WIDTH, height=HEIGHT, rate=RATE, seed=FIRST_SEED, seconds=frames / RATE, table=markdown_table(table),
+                       people=census_table({name: census(people) for name, people in who.items()}))
 
 def make(root,                  # the folder to write, e.g. data/synthdisfa
          subjects=SUBJECTS,     # fewer for a quick look
@@ -284,7 +296,5 @@ def make(root,                  # the folder to write, e.g. data/synthdisfa
         for subject in tests: rows += counterfactual(subject, root / "counterfactual", bar.update)
     if tests:
         with _replacing(root / "counterfactual" / "truth.csv") as temporary: temporary.write_text("\n".join(rows) + "\n")
-    card = CARD.format(frames=frames, width=WIDTH, height=HEIGHT, rate=RATE, seed=FIRST_SEED, seconds=frames / RATE, table=markdown_table(table), people=census_table(
-        {name: census([FIRST_SEED + SUBJECTS.index(s) for s in subjects]) for name, subjects in {"all 27": SUBJECTS, "the nine of P3": FOLDS["P3"]}.items()}))
-    with _replacing(root / "README.md") as temporary: temporary.write_text(card)
+    with _replacing(root / "README.md") as temporary: temporary.write_text(data_card(table, frames))
     return table
