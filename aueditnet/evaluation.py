@@ -157,7 +157,7 @@ def evaluate(model,               # `FaceModel` or `pipeline.Pipeline`
 # %% ../nbs/10_evaluation.ipynb #1e7b5012
 def report_table(report):  # of `evaluate` or `counterfactual` -> rich.table.Table
     """A report as a table: ICC / MAE by AU, their means with 95 % intervals over subjects, the second judge's means, identity
-    similarity to the source and to its inversion, PSNR (dB) and perceptual distance (LPIPS-style, times 100) to the true target."""
+    similarity to the source and to its inversion, PSNR (dB) and perceptual distance (LPIPS-style) to the true target."""
     from rich import box
     from rich.table import Table
     table = Table(title=f"{report['pairs']} edits of {len(report['subjects'])} subjects: ICC(3,1) / MAE", box=box.SIMPLE_HEAD,
@@ -176,7 +176,7 @@ def report_table(report):  # of `evaluate` or `counterfactual` -> rich.table.Tab
                       "psnr_frame": "dB, frame", "psnr_face": "dB, face"}.items():
         table.add_row(name, *("equal" if np.isinf(r[key]) else f"{r[key]:.2f}" for r in rows))
     for kind in ("", "_single", "_combined"):
-        if all("distance" + kind in r for r in rows): table.add_row("distance" + kind.replace("_", ", "), *(f"{100 * r['distance' + kind]:.2f}" for r in rows))
+        if all("distance" + kind in r for r in rows): table.add_row("distance" + kind.replace("_", ", "), *(f"{r['distance' + kind]:.3f}" for r in rows))
     return table
 
 def write_report(report,  # of `evaluate` or `counterfactual`

@@ -181,21 +181,28 @@ def monotonicity(table,       # (people, 12, 6, 9) readings
 def inversion_distance(inverter,  # `inversion.Inverter`, or anything with its `invert` and `synthesize`
                        dataset,   # `data.DISFA`
                        n: int,    # frames of each subject, spread over the video
+                       editor=None,  # `editor.AUEditNet`: every frame is also edited to the labels of the one half a video away
                        ) -> dict:
-    """dlib's distance between frames and their inversions, by subject and on average; beside it that between the frames of one subject
-    and of different subjects."""
+    """dlib's distance between frames and their inversions, by subject and on average, and between inversions and edits; beside it that between
+    the frames of one subject and of different subjects."""
+    import torch
     from aueditnet.model import aligned_frames
     from aueditnet.inversion import to_uint8
-    frames, codes = [], []
+    frames, codes, edits = [], [], []
     for subject in dataset.subjects:
         usable = np.flatnonzero(dataset.usable(subject))
         wanted = usable[np.linspace(0, len(usable) - 1, n).round().astype(int)]
         crops = np.stack(list(aligned_frames(dataset, subject, wanted.tolist(), inverter.size, inverter.zoom).values()))
-        frames.append(descriptor(crops)); codes.append(descriptor(to_uint8(inverter.synthesize(inverter.invert(crops)))))
+        w = inverter.invert(crops)
+        frames.append(descriptor(crops)); codes.append(descriptor(to_uint8(inverter.synthesize(w))))
+        if editor is None: continue
+        asked = torch.from_numpy(np.roll(dataset.labels(subject)[wanted], n // 2, 0))
+        with torch.no_grad(): edits.append(descriptor(to_uint8(inverter.synthesize(editor.edit(w, asked)))))
+    moved = {"inversion to edit": float(np.concatenate([distance(a, b) for a, b in zip(codes, edits)]).mean())} if edits else {}
     apart = [distance(a, b) for a, b in zip(frames, codes)]
     same, different = pair_distances(np.concatenate(frames), np.repeat(np.arange(len(frames)), [len(f) for f in frames]))
     return {"frames of each": n, "subjects": {s: float(d.mean()) for s, d in zip(dataset.subjects, apart)}, "mean": float(np.concatenate(apart).mean()),
-            "same subject": float(same.mean()), "different subjects": float(different.mean())}
+            "same subject": float(same.mean()), "different subjects": float(different.mean())} | moved
 
 # %% ../nbs/25_proof.ipynb #c702c74e
 def _recognise(job):
@@ -216,7 +223,7 @@ def study(people: int = 500,  # who are photographed
     from multiprocessing import get_context
     from tqdm.auto import tqdm
     from aueditnet.data import DISFA, TEST
-    from aueditnet.inversion import Inverter
+    from aueditnet.model import FaceModel
     dlib_models(); started = time.monotonic()  # what is missing is said before anything is rendered
     os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")  # one process a core, not one a thread
     jobs = [(FIRST_PERSON + k, 5 if k < known else 1) for k in range(people)]
@@ -225,7 +232,8 @@ def study(people: int = 500,  # who are photographed
         table = np.stack(list(tqdm(pool.map(moved, range(FIRST_MOVER, FIRST_MOVER + movers)), "muscles", movers)))
     d, who = np.concatenate(descriptors[:known]), np.repeat([seed for seed, _ in jobs[:known]], 5)
     order = np.argsort(scores)
-    kept = inversion_distance(Inverter.from_pretrained(), DISFA(data_dir() / "synthdisfa", subjects=TEST), frames)
+    model = FaceModel.from_pretrained()
+    kept = inversion_distance(model.inverter, DISFA(data_dir() / "synthdisfa", subjects=TEST), frames, model.editor)
     return {"command": "python -m aueditnet.proof", "minutes": (time.monotonic() - started) / 60,
             "detector": {"renders": people, "found": int((np.array(scores) > 0).sum()), "least sure": [[jobs[k][0], float(scores[k])] for k in order[:8]]},
             "recognition": verification(d, who) | {"lookalikes": lookalikes(d, who)},
