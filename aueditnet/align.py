@@ -40,7 +40,7 @@ def ffhq_quad(landmarks68,        # (68, 2) pixels, x right and y down, dlib's o
     return np.stack([centre - x - y, centre - x + y, centre + x + y, centre + x - y]), 2 * np.hypot(*x)
 
 # %% ../nbs/02_align.ipynb #00357533
-ALIGN_VERSION = 1  # raise it whenever the same photograph or landmarks would give another crop: stored latent codes are then made anew
+ALIGN_VERSION = 2  # raise it whenever the same photograph or landmarks would give another crop: stored latent codes are then made anew
 
 def align_face(image,              # HxWx3 uint8 RGB
                landmarks68,        # (68, 2) pixels
@@ -50,7 +50,7 @@ def align_face(image,              # HxWx3 uint8 RGB
     """Cut the FFHQ square out of a picture; where the square leaves it, the picture is mirrored and blurred.
     Raises `InputError` for landmarks that are no face's or lie outside the picture."""
     quad, side = ffhq_quad(landmarks68, zoom)
-    image, origin = _canvas(np.ascontiguousarray(image), quad, side)
+    image, origin = _canvas(np.ascontiguousarray(image), quad, side, near=4 * max(1, int(side / size / 2)))
     fine = size * max(1, math.ceil(side / size))
     t = (np.arange(fine) + 0.5) / fine
     down, across = quad[1] - quad[0], quad[3] - quad[0]
@@ -59,8 +59,8 @@ def align_face(image,              # HxWx3 uint8 RGB
     return crop if fine == size else cv2.resize(crop, (size, size), interpolation=cv2.INTER_AREA)
 
 # %% ../nbs/02_align.ipynb #9f76ae36
-def _canvas(image, quad, side):
-    "The part of the picture around the square, mirrored and softened where the square leaves the picture; and its origin."
+def _canvas(image, quad, side, near):
+    "The part of the picture around the square, mirrored and softened where the square leaves the picture or comes `near` its border; and its origin."
     h, w = image.shape[:2]
     margin = max(round(0.1 * side), 3)
     low, high = np.floor(quad.min(0)).astype(int) - margin, np.ceil(quad.max(0)).astype(int) + margin
@@ -68,7 +68,7 @@ def _canvas(image, quad, side):
     if x0 >= x1 or y0 >= y1: raise InputError("alignment: the landmarks lie outside the picture")
     part = image[y0:y1, x0:x1]
     missing = [max(-low[0], 0), max(-low[1], 0), max(high[0] - w, 0), max(high[1] - h, 0)]
-    if max(missing) <= margin - 4: return part, np.array([x0, y0])
+    if max(missing) <= margin - near: return part, np.array([x0, y0])
     left, top, right, bottom = [max(n, round(0.3 * side)) for n in missing]
     canvas = cv2.copyMakeBorder(part, top, bottom, left, right, cv2.BORDER_REFLECT_101).astype(np.float32)
     columns, rows = _outside(canvas.shape[1], left, right), _outside(canvas.shape[0], top, bottom)
