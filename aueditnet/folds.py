@@ -16,7 +16,7 @@ from .facs import AUS
 from .judges import train_au
 from .landmarks import landmark_start
 from .model import FaceModel
-from .training import TrainConfig, train
+from .training import TrainConfig, train, training_subjects
 
 # %% ../nbs/27_folds.ipynb #f8f0ceb8
 def fold_estimator(data,             # a folder in DISFA's layout
@@ -31,7 +31,7 @@ def fold_estimator(data,             # a folder in DISFA's layout
     if not file.is_file():
         network, figures, _ = train_au(data, steps, start=start, fold=fold, file=folder / f"au-{fold}.pt")
         weights.save(file, {k: v for k, v in network.state_dict().items() if not k.endswith("num_batches_tracked")},
-                     dict(network="AUNet", subjects=[s for other, people in FOLDS.items() if other != fold for s in people], figures=figures))
+                     dict(network="AUNet", subjects=training_subjects(fold), figures=figures))
     return str(file)
 
 def fold_editor(data, fold: str, folder: Path, steps: int = None, estimator_steps: int = 1500, start=landmark_start):

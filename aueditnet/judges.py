@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 from . import weights
 from .align import align_face
-from .data import DISFA, FOLDS, SUBJECTS
+from .data import DISFA, FOLDS
 from .evaluation import agreement, icc31
 from .facs import AUS, InputError
 from .fitting import SPOILT, Augment, Run, apply, fit
@@ -33,6 +33,7 @@ from .landmarks import landmark_start
 from .people import SETS, PeopleSet, render_set
 from .recognition import AUNet
 from .stylegan2 import tune_allocator
+from .training import training_subjects
 
 # %% ../nbs/24_judges.ipynb #0389e7ca
 class IntensityLoss(nn.Module):
@@ -134,7 +135,7 @@ def train_au(root,             # a dataset in DISFA's layout
              fold: str = "P3", # left out, for the figures
              file=None):
     "The estimator of the losses: (network, figures on the fold, run). 15 of the 18 subjects of the other folds teach it, three choose the weights."
-    teachers = [s for s in SUBJECTS if s not in FOLDS[fold]]
+    teachers = training_subjects(fold)
     x, y, who = aligned_frames(root, teachers)
     stop = np.isin(who, teachers[2::6])
     torch.manual_seed(seed)
