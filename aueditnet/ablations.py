@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PICTURE_TERMS', 'MEASURES', 'STEPS', 'STRENGTHS', 'Variant', 'variants', 'training_set', 'train_variant', 'Exam',
-           'make_exam', 'readings', 'sit', 'off_diagonal', 'pair_leak', 'figures', 'strengths', 'run_variant', 'main',
-           'results_table']
+           'exam_of', 'draw_exam', 'make_exam', 'readings', 'answers', 'sit', 'off_diagonal', 'pair_leak', 'figures',
+           'strengths', 'run_variant', 'main', 'results_table']
 
 # %% ../nbs/10c_ablations.ipynb #8f7ffd2e
 import hashlib
@@ -22,7 +22,7 @@ from .editor import AUEditNet, Editor, LinearEditor, LoneLevels, SingleBranch, W
 from .entangled import PAIRS, PlainPairs, draw_frames, entangle, take
 from .evaluation import bootstrap_subjects, face_box, icc31, mae, psnr
 from .facs import AUS, InputError
-from .model import aligned_frames, neutral_faces
+from .model import Pixels, aligned_frames, neutral_faces
 from .pairs import Codes
 from .rivals import OneLabel, ReDirTrans
 from .training import Progress, TrainConfig, fit_editor, frozen_networks, labelled_codes
@@ -86,42 +86,59 @@ def train_variant(variant: Variant,
 @dataclass
 class Exam:
     "The edits that every variant is asked for."
-    w: torch.Tensor          # (n, L, d) inverted sources
+    w: torch.Tensor          # (n, L, d) inverted sources; (n, 3, S, S) the sources themselves for editors of pixels
     labels: np.ndarray       # (n, 12) what is asked for
     who: np.ndarray          # (n,) subjects
     target: np.ndarray       # (n, S, S, 3) uint8, the true answers
-    answer: torch.Tensor     # (n, L, d) and their inversions
+    answer: torch.Tensor     # as w, their inversions
     person: np.ndarray       # (n, k) identity embeddings of the inverted sources
-    faces: torch.Tensor      # (m, L, d) inverted neutral faces
+    origin: np.ndarray       # (n, k) and of the sources themselves
+    faces: torch.Tensor      # (m, ...) as w, of neutral faces
     names: np.ndarray        # (m,) whose they are
 
-def make_exam(model, dataset, pairs: int = 16, seed: int = 0, subjects=TEST) -> Exam:  # `FaceModel`, `data.DISFA`, edits a person
-    "Draw the pairs, balanced over intensities, and invert their frames once and for all."
+def exam_of(model, pictures, source, target, labels, who, faces, names) -> Exam:
+    "The exam whose sources, targets and neutral faces are these of the pictures (N, S, S, 3); each is inverted once and for all."
     from aueditnet.latents import cache_latents
+    if isinstance(model.inverter, Pixels): w = model.invert(pictures)
+    else: w = cache_latents(lambda k: pictures[k], len(pictures), model.inverter, f"pictures {hashlib.sha256(pictures.tobytes()).hexdigest()[:32]}")
+    people, at = np.unique(source, return_inverse=True)
+    return Exam(w[source], np.asarray(labels), np.asarray(who), pictures[target], w[target], model.embed(model.synthesize(w[people]))[at],
+                model.embed(pictures[people])[at], w[faces], np.asarray(names))
+
+def draw_exam(dataset, size: int, zoom: float, pairs: int = 16, seed: int = 0, subjects=TEST) -> tuple:  # what `exam_of` wants
+    "Pairs of frames of one person, balanced over intensities, and everybody's neutral face."
     source, target, labels, who = [], [], [], []
     for s in subjects:
         known = dataset.labels(s)
         sampler = PairSampler({s: known}, seed, {s: dataset.usable(s)})
         chosen = [(a, b) for _, a, b in sampler.draw(4 * pairs) if a != b][:pairs]
-        frames = aligned_frames(dataset, s, {i for pair in chosen for i in pair}, model.size, model.zoom)
+        frames = aligned_frames(dataset, s, {i for pair in chosen for i in pair}, size, zoom)
         source += [frames[a] for a, _ in chosen]; target += [frames[b] for _, b in chosen]
         labels += [known[b] for _, b in chosen]; who += [s] * len(chosen)
-    neutral = neutral_faces(dataset, model.size, model.zoom, subjects)
+    neutral, n = neutral_faces(dataset, size, zoom, subjects), len(who)
     pictures = np.stack(source + target + [*neutral.values()])
-    w = cache_latents(lambda k: pictures[k], len(pictures), model.inverter, f"pictures {hashlib.sha256(pictures.tobytes()).hexdigest()[:32]}")
-    n = len(who)
-    return Exam(w[:n], np.stack(labels), np.array(who), np.stack(target), w[n:2 * n], model.embed(model.synthesize(w[:n])), w[2 * n:], np.array([*neutral]))
+    return pictures, np.arange(n), np.arange(n, 2 * n), np.stack(labels), who, np.arange(2 * n, len(pictures)), [*neutral]
 
-def readings(model, exam: Exam, w) -> dict:  # w: (n, L, d) edited codes -> {"a", "b": (n, 12), "identity", "psnr": (n,)}
+def make_exam(model, dataset, pairs: int = 16, seed: int = 0, subjects=TEST) -> Exam:  # `FaceModel`, `data.DISFA`, edits a person
+    return exam_of(model, *draw_exam(dataset, model.size, model.zoom, pairs, seed, subjects))
+
+def readings(model, exam: Exam, w) -> dict:  # w: edited codes -> {"a", "b": (n, 12), "identity", "origin", "psnr", "distance": (n,)}
     "What the judges see in the exam's pictures."
     images = model.synthesize(w)
-    return {"a": model.read(images), "b": model.read(images, model.judge_b), "identity": (model.embed(images) * exam.person).sum(1),
-            "psnr": psnr(images, exam.target, face_box(model.size, model.zoom))}
+    vector = model.embed(images)
+    return {"a": model.read(images), "b": model.read(images, model.judge_b), "identity": (vector * exam.person).sum(1), "origin": (vector * exam.origin).sum(1),
+            "psnr": psnr(images, exam.target, face_box(model.size, model.zoom)), "distance": model.distance(images, exam.target)}
+
+@torch.no_grad()
+def answers(model, exam: Exam, editor) -> dict:  # of `readings`
+    "What the judges see in an editor's pictures."
+    parts = zip(exam.w.split(model.batch), torch.from_numpy(exam.labels).split(model.batch))
+    return readings(model, exam, torch.cat([editor.edit(w, asked) for w, asked in parts]))
 
 @torch.no_grad()
 def sit(model, exam: Exam, editor) -> dict:  # `readings`, and "leak" (m, 12, 12): a face, the AU asked for, the AUs measured, for each unit asked
-    "An editor's answers."
-    found, leak = readings(model, exam, editor.edit(exam.w, torch.from_numpy(exam.labels))), []
+    "An editor's answers, and what it takes along."
+    found, leak = answers(model, exam, editor), []
     for k in range(len(AUS)):
         asked = torch.full((2, len(exam.faces), len(AUS)), torch.nan)
         asked[0, :, k], asked[1, :, k] = 0., 4.
@@ -145,6 +162,7 @@ def _mae(y, read): return mae(y, read).mean()
 def _mean(y, values): return values.mean()
 
 MEASURES = {"icc_a": ("a", _icc), "icc_b": ("b", _icc), "mae_a": ("a", _mae), "mae_b": ("b", _mae), "identity": ("identity", _mean), "psnr": ("psnr", _mean),
+            "identity_source": ("origin", _mean), "distance": ("distance", _mean),
             "own": ("leak", lambda y, leak: leak.mean(0).diagonal().mean()), "leakage": ("leak", lambda y, leak: off_diagonal(leak.mean(0))),
             "pair": ("leak", lambda y, leak: pair_leak(leak.mean(0)))}
 
@@ -152,7 +170,7 @@ def figures(exam: Exam, found: dict, other: dict = None, n: int = 1000) -> dict:
     "An editor's figures with 95 % intervals over people; with `other` answers, the differences to theirs."
     result = {}
     for name, (key, measure) in MEASURES.items():
-        if key not in found: continue
+        if key not in found or other and key not in other: continue
         who, y = (exam.names, np.zeros(len(exam.names))) if key == "leak" else (exam.who, exam.labels)
         arrays = [y, found[key]] + ([other[key]] if other else [])
         def statistic(y, ours, its=None): return measure(y, ours) - (0 if its is None else measure(y, its))

@@ -219,28 +219,26 @@ def invert(source: Annotated[Path, typer.Argument(help="A folder with pictures, 
 # %% ../nbs/40_cli.ipynb #0f32434b
 Data = Annotated[Optional[Path], typer.Option(help="A folder in DISFA's layout. Without it: the bundled synthdisfa.", show_default=False)]
 
-def _data(folder):
-    "The folder with labelled videos."
-    from aueditnet.weights import data_dir
-    return folder or data_dir() / "synthdisfa"
-
 @app.command()
 def train(out: Annotated[Path, typer.Option("--out", "-o", help="Folder for checkpoint, history and editor; a run found there is continued.")] = Path("run"),
           data: Data = None,
           steps: Annotated[Optional[int], typer.Option(help="Steps in all. Without it: the full training.", show_default=False)] = None,
           install: Annotated[bool, typer.Option("--install", help="Also replace the bundled editor, data/weights/heads128-editor.")] = False):
     "Train AUEditNet on folds P1 and P2."
-    from aueditnet import training
-    training.train(_data(data), out, steps, name="heads128-editor" if install else None)
+    from aueditnet import training, weights
+    training.train(data or weights.data_dir() / "synthdisfa", out, steps, name="heads128-editor" if install else None)
 
 @app.command()
 def evaluate(data: Data = None,
-             out: Annotated[Optional[Path], typer.Option("--out", "-o", help="Also write the measurements here, as .json or .csv.", show_default=False)] = None,
+             out: Annotated[Optional[Path], typer.Option("--out", "-o", help="Also write the measurements here, as .json or .csv (with --all: .json).", show_default=False)] = None,
+             every: Annotated[bool, typer.Option("--all", help="All bundled editors on one table: linear, single branch, ReDirTrans-style, GANimation, Ling, ICface, AUEditNet.")] = False,
+             quick: Annotated[bool, typer.Option("--quick", help="The table of --all on a small sample.")] = False,
              model: Model = "heads128"):
     "Measure AU accuracy, identity, leakage and response on the people of fold P3, with floor and ceiling."
-    if out: check_output(out, (".json", ".csv"))
-    from aueditnet import evaluation
-    evaluation.main(_data(data), out, model)
+    if out: check_output(out, (".json",) if every or quick else (".json", ".csv"))
+    from aueditnet import evaluation, field
+    if every or quick: field.main(quick, data, out)
+    else: evaluation.main(data, out, model)
     if out: typer.echo(f"written to {out}")
 
 @app.command()
@@ -249,7 +247,7 @@ def ablate(only: Annotated[Optional[list[str]], typer.Option(help="One variant, 
            install: Annotated[bool, typer.Option("--install", help="Also store the record, data/weights/heads128-ablations.json.")] = False):
     "Train and measure editors that lack a part, rivals, and editors that learned from less; what is done is not done again."
     from aueditnet import ablations
-    ablations.main(only, data=_data(data), install=install)
+    ablations.main(only, data=data, install=install)
 
 STAGES = ("render", "judges", "joint", "export")
 

@@ -202,7 +202,7 @@ def response_curve(model,        # `FaceModel`
     for k in tqdm(range(len(AUS)), "response", leave=False, disable=None):
         asked = torch.full((len(at) * len(w), len(AUS)), torch.nan)
         asked[:, k] = torch.tensor(at, dtype=torch.float32).repeat_interleave(len(w))
-        with torch.no_grad(): pictures = model.synthesize(editor.edit(w.repeat(len(at), 1, 1), asked))
+        with torch.no_grad(): pictures = model.synthesize(editor.edit(torch.cat([w] * len(at)), asked))
         measured[:, k] = model.read(pictures)[:, k].reshape(len(at), len(w)).mean(1)
     x = np.array(at, float)
     inside = (x >= 0) & (x <= 5)

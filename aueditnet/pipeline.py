@@ -129,7 +129,7 @@ class Pipeline(FaceReader):
             raise InputError(f"{AUS[np.argwhere(twice)[0][1]]} is asked for both absolutely and relatively: choose one")
         with torch.no_grad(): own = self.editor.estimate(w).numpy()
         asked = np.where(np.isnan(relative), absolute, own + relative).astype(np.float32)
-        with torch.no_grad(): edited = self.editor.edit(w.expand(n, -1, -1), torch.from_numpy(asked))
+        with torch.no_grad(): edited = self.editor.edit(w.expand(n, *w.shape[1:]), torch.from_numpy(asked))
         return self._edits(crops, w, edited, asked, own)
 
     def transfer(self,

@@ -29,6 +29,7 @@ class ReDirTrans(Editor):
     "A rival in the line of ReDirTrans: one module for the whole code, embeddings that are turned, an explicit loss on embeddings."
     def __init__(self, n_levels: int, dim: int, hidden: int = 192, planes: int = 8, dropout: float = 0.1, noise: float = 0.1):
         super().__init__()
+        self.config = dict(n_levels=n_levels, dim=dim)
         n, size = n_levels * dim, 12 * planes * 2
         self.planes, self.noise, self.dropout = planes, noise, nn.Dropout(dropout)
         self.register_buffer("mean", torch.zeros(n_levels, dim))

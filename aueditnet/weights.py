@@ -45,7 +45,13 @@ REGISTRY = {f"heads128-{part}": {"what": what, "licence": "Apache-2.0"} for part
     "judge": "judge of action units, in no loss",
     "judge-b": "second judge of action units, built otherwise, in no loss",
     "identity-judge": "judge of identity, in no loss",
-    "editor": "AUEditNet trained on synthdisfa, folds P1 and P2"}.items()}  # bundled
+    "editor": "AUEditNet trained on synthdisfa, folds P1 and P2",
+    "linear": "linear directions in W+, to compare with",
+    "single-branch": "editor with a single branch, to compare with",
+    "redirtrans": "editor in the line of ReDirTrans, to compare with",
+    "ganimation": "GANimation, slim, to compare with",
+    "ling": "Ling et al., slim, to compare with",
+    "icface": "ICface, slim, to compare with"}.items()}  # bundled
 
 REGISTRY |= {  # public, by file name. Size (bytes) and SHA-256 stand here where independent projects wrote down the same ones
     "e4e_ffhq_encode.pt": {

@@ -192,6 +192,7 @@ def test_bad_output(here, face):
     refused(here, "edit", face, "--au", "AU12=4", "-o", "nowhere/out.png", naming="nowhere")
     refused(here, "demo", "-o", "nowhere/out.png", naming="nowhere")
     refused(here, "evaluate", "-o", "out.doc", naming="out.doc")
+    refused(here, "evaluate", "--all", "-o", "out.csv", naming="out.csv")
     refused(here, "train", "-o", "out.png", naming="out.png")
     refused(here, "pretrain", "--stage", "nothing", naming="nothing")
 
