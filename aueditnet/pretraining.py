@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['EqualConv', 'DownBlock', 'Discriminator', 'JointConfig', 'fresh_encoder', 'Joint', 'autocast', 'pictures',
-           'feature_error', 'joint_step', 'polish_step', 'train_joint', 'main']
+           'feature_error', 'warm', 'sampled', 'discriminator_step', 'joint_step', 'polish_step', 'train_joint', 'main']
 
 # %% ../nbs/23_pretraining.ipynb #d295b995
 import json
@@ -152,6 +152,10 @@ class Joint:
         full = pictures(people, self.config.reconstructions + self.config.samples)
         return full, F.avg_pool2d(full, full.shape[-1] // self.size)
 
+    def extra(self, made, real) -> dict:
+        "Further terms of the loss by name, of reconstructions and pictures: none. Other recipes have some (lesson 23d)."
+        return {}
+
     def count(self, keep: float):
         "One more step is done: the running averages keep this share of themselves."
         with torch.no_grad():
@@ -180,42 +184,60 @@ def feature_error(made, real):
     "Absolute difference of the discriminator's features, relative to their size."
     return sum((a.float() - b.float()).abs().mean() / (b.float().abs().mean() + 1e-3) for a, b in zip(made, real))
 
-def joint_step(joint: Joint, people) -> dict:  # the step's losses by name
-    "One step of discriminator and one of generator and encoder."
-    c, g, e, d, size, n = joint.config, joint.g, joint.e, joint.d, joint.size, joint.config.reconstructions
+def warm(joint: Joint):
+    "Sets the learning rates of a step of generator and discriminator: up within 200 steps, and down at the end."
+    c = joint.config
     ramp = min(1, (joint.step + 1) / 200) * min(1, max(0.03, (joint.together - joint.step) / (c.decay * joint.together)))
     for group in joint.opt_g.param_groups + joint.opt_d.param_groups: group["lr"] = group["base"] * ramp
-    full, real = joint.draw(people)
+
+def sampled(joint: Joint, n: int):
+    "n samples at the present size, and the codes of the mapping that they were made of."
+    g = joint.g
+    w, other = g.map(torch.randn(n, g.style_dim)), g.map(torch.randn(n, g.style_dim))
+    mix = torch.randint(1, g.n_levels, ()) if joint.step % 2 else g.n_levels  # style mixing every other step
+    return g.synthesize(torch.where(torch.arange(g.n_levels)[:, None] < mix, w[:, None], other[:, None]), joint.size), torch.cat([w, other])
+
+def discriminator_step(joint: Joint, made, real) -> float:  # the loss
+    "Real or made: one step of the discriminator, now and then with R1."
+    c, d = joint.config, joint.d
     with autocast():
-        base, deltas = e.split(full[:n])
-        made = g.synthesize(base[:, None] + F.pad(deltas, (0, 0, 1, 0)), size)
-        w, other = g.map(torch.randn(c.samples, c.style_dim)), g.map(torch.randn(c.samples, c.style_dim))
-        mix = torch.randint(1, g.n_levels, ()) if joint.step % 2 else g.n_levels  # style mixing every other step
-        made = torch.cat([made, g.synthesize(torch.where(torch.arange(g.n_levels)[:, None] < mix, w[:, None], other[:, None]), size)])
         fake_logits, real_logits = d(made.detach())[0], d(real)[0]
-        loss_d = F.softplus(fake_logits).mean() + F.softplus(-real_logits).mean()
-    joint.opt_d.zero_grad(); loss_d.backward(); joint.opt_d.step()
+        loss = F.softplus(fake_logits).mean() + F.softplus(-real_logits).mean()
+    joint.opt_d.zero_grad(); loss.backward(); joint.opt_d.step()
     if joint.step % c.r1_every == 0:
         x = real[:8].detach().requires_grad_()
         grad, = torch.autograd.grad(d(x)[0].sum(), x, create_graph=True)
         joint.opt_d.zero_grad(); (0.5 * c.r1 * c.r1_every * grad.square().sum() / len(x)).backward(); joint.opt_d.step()
+    return loss.item()
+
+def joint_step(joint: Joint, people) -> dict:  # the step's losses by name
+    "One step of discriminator and one of generator and encoder."
+    c, g, e, d, n = joint.config, joint.g, joint.e, joint.d, joint.config.reconstructions
+    warm(joint)
+    full, real = joint.draw(people)
+    with autocast():
+        base, deltas = e.split(full[:n])
+        made = g.synthesize(base[:, None] + F.pad(deltas, (0, 0, 1, 0)), joint.size)
+        samples, codes = sampled(joint, c.samples)
+        made = torch.cat([made, samples])
+    loss_d = discriminator_step(joint, made, real)
     d.requires_grad_(False)
     with autocast():
         logits, features = d(made)
         with torch.no_grad(): _, wanted = d(real[:n])
     d.requires_grad_(True)
     fool = F.softplus(-logits)
-    both = torch.cat([w, other]).float()
+    both = codes.float()
     terms = dict(
         bands=c.bands * band_error(made[:n], real[:n]),
         features=c.features * feature_error([f[:n] for f in features], wanted),
         adversarial=c.adversarial[0] * fool[:n].mean() + c.adversarial[1] * fool[n:].mean(),
         deltas=c.deltas * deltas.square().mean(),
         # the person's code should lie where the mapping's codes lie: same mean, same spread
-        moments=c.moments * ((base.mean(0) - both.mean(0)).square().mean() + (base.std(0) - both.std(0)).square().mean()))
+        moments=c.moments * ((base.mean(0) - both.mean(0)).square().mean() + (base.std(0) - both.std(0)).square().mean())) | joint.extra(made[:n], real[:n])
     joint.opt_g.zero_grad(); sum(terms.values()).backward(); joint.opt_g.step()
     joint.count(min(0.99, (1 + joint.step) / (10 + joint.step)))
-    return {k: v.item() for k, v in terms.items()} | {"discriminator": loss_d.item()}
+    return {k: v.item() for k, v in terms.items()} | {"discriminator": loss_d}
 
 # %% ../nbs/23_pretraining.ipynb #7aecddff
 def polish_step(joint: Joint, people) -> dict:  # the step's losses by name
@@ -235,7 +257,7 @@ def polish_step(joint: Joint, people) -> dict:  # the step's losses by name
         made = g.synthesize(base[:, None] + F.pad(deltas, (0, 0, 1, 0)), joint.size)
         features = d(made)[1]  # without them the codes learn to blur what they are not sure of
         with torch.no_grad(): wanted = d(real)[1]
-    terms = dict(bands=c.bands * band_error(made, real), features=c.features * feature_error(features, wanted), deltas=c.deltas * deltas.square().mean())
+    terms = dict(bands=c.bands * band_error(made, real), features=c.features * feature_error(features, wanted), deltas=c.deltas * deltas.square().mean()) | joint.extra(made, real)
     joint.opt_g.zero_grad(); sum(terms.values()).backward(); joint.opt_g.step()
     joint.count(min(0.99, (1 + done) / (10 + done)))
     return {k: v.item() for k, v in terms.items()}
