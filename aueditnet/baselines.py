@@ -7,7 +7,7 @@ __all__ = ['FULL', 'SLIM', 'BASELINES', 'LATENT', 'EDITORS', 'instance_norm', 'p
            'with_maps', 'Stem', 'painter', 'Translator', 'PixelEditor', 'variation', 'GANimation', 'Ling', 'ICface',
            'load_editor', 'pipeline']
 
-# %% ../nbs/13_baselines.ipynb #a5f54cda
+# %% ../nbs/13_baselines.ipynb #5e925dab
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -19,7 +19,7 @@ from .pipeline import Pipeline
 from .rivals import ReDirTrans
 from .stylegan2 import load_checked
 
-# %% ../nbs/13_baselines.ipynb #8b776259
+# %% ../nbs/13_baselines.ipynb #e253e26b
 FULL, SLIM = dict(width=64, fold=1), dict(width=16, fold=2)  # as published; for two cores
 
 def instance_norm(n): return nn.InstanceNorm2d(n, affine=True)
@@ -85,7 +85,7 @@ class Translator(nn.Module):
 
     def forward(self, x, y): return self.paint(self.body(self.stem(x, y)[-1])).float()
 
-# %% ../nbs/13_baselines.ipynb #4af15244
+# %% ../nbs/13_baselines.ipynb #434cf8bc
 class PixelEditor(nn.Module):
     "What the three share. A subclass offers `forward(x, source, target)`, a dict with the picture \"edited\"."
     def __init__(self, **sizes):
@@ -122,7 +122,7 @@ class PixelEditor(nn.Module):
 
 def variation(x): return x.diff(dim=2).square().mean() + x.diff(dim=3).square().mean()  # total variation, squared
 
-# %% ../nbs/13_baselines.ipynb #70c8363e
+# %% ../nbs/13_baselines.ipynb #1455f070
 class GANimation(PixelEditor):
     "Attention mask and colour."
     weights = dict(units=20., adversarial=1., cycle=10., mask=0.2, smooth=1.)
@@ -148,7 +148,7 @@ class GANimation(PixelEditor):
         return [(there["edited"], target)], {"cycle": (back["edited"] - x).abs().mean(), "mask": sum((1 - m).square().mean() for m in masks) / 2,
                                              "smooth": sum(map(variation, masks)) / 2}
 
-# %% ../nbs/13_baselines.ipynb #7647ad58
+# %% ../nbs/13_baselines.ipynb #06a40dbc
 class Ling(PixelEditor):
     "Relative intensities, fused at several scales."
     weights = dict(units=30., adversarial=1., cycle=30., same=30., smooth=0.01)
@@ -174,7 +174,7 @@ class Ling(PixelEditor):
         back, same = self(edited, target, source)["edited"], self(x, source, source)["edited"]
         return [(edited, target)], {"cycle": (back - x).abs().mean(), "same": (same - x).abs().mean(), "smooth": variation(edited)}
 
-# %% ../nbs/13_baselines.ipynb #bf45f365
+# %% ../nbs/13_baselines.ipynb #a150a171
 class ICface(PixelEditor):
     "Neutralise, then reenact."
     weights = dict(units=5., adversarial=0.3, itself=10., frame=10.)
@@ -195,7 +195,7 @@ class ICface(PixelEditor):
 
 BASELINES = {"GANimation": GANimation, "Ling": Ling, "ICface": ICface}
 
-# %% ../nbs/13_baselines.ipynb #654f9d82
+# %% ../nbs/13_baselines.ipynb #abb97351
 LATENT = {"linear": LinearEditor, "single branch": SingleBranch, "ReDirTrans-style": ReDirTrans, "AUEditNet": AUEditNet}
 EDITORS = {"linear": "heads128-linear", "single branch": "heads128-single-branch", "ReDirTrans-style": "heads128-redirtrans", "GANimation": "heads128-ganimation",
            "Ling": "heads128-ling", "ICface": "heads128-icface", "AUEditNet": "heads128-editor"}

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SHIFTS', 'METHODS', 'Shift', 'shifted', 'draw_shift', 'main', 'shift_table']
 
-# %% ../nbs/29a_shift.ipynb #adc2b9ff
+# %% ../nbs/29a_shift.ipynb #c404e144
 import dataclasses
 import json
 import numpy as np
@@ -20,7 +20,7 @@ from .render import Light, render
 from .stylegan2 import tune_allocator
 from .synthdisfa import aligned_camera, counterfactual_expressions, stage
 
-# %% ../nbs/29a_shift.ipynb #40453100
+# %% ../nbs/29a_shift.ipynb #967c2414
 @dataclasses.dataclass
 class Shift:
     "What is done otherwise when a take is rendered."
