@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SHIFTS', 'METHODS', 'Shift', 'shifted', 'draw_shift', 'main', 'shift_table']
 
-# %% ../nbs/29a_shift.ipynb #c404e144
+# %% ../nbs/29a_shift.ipynb #cd994740
 import dataclasses
 import json
 import numpy as np
@@ -17,10 +17,11 @@ from .field import in_pixels
 from .heads import Person
 from .model import FaceModel
 from .render import Light, render
+from .reports import finite
 from .stylegan2 import tune_allocator
 from .synthdisfa import aligned_camera, counterfactual_expressions, stage
 
-# %% ../nbs/29a_shift.ipynb #967c2414
+# %% ../nbs/29a_shift.ipynb #f10c92ff
 @dataclasses.dataclass
 class Shift:
     "What is done otherwise when a take is rendered."
@@ -69,7 +70,7 @@ def main(install: bool = False) -> dict:  # also store the record as data/weight
             record[name][method] = figures(exam, answers(m, exam, editor))
         record[name] |= {"ceiling": figures(codes, readings(model, codes, codes.answer)), "true target": figures(pictures, readings(pixels, pictures, pictures.answer))}
         print(name, {k: v["icc_a"] for k, v in record[name].items()}, flush=True)
-    if install: weights.replace_file(weights.data_dir() / "weights" / "heads128-shift.json", json.dumps(record).encode())
+    if install: weights.replace_file(weights.data_dir() / "weights" / "heads128-shift.json", json.dumps(finite(record)).encode())
     return record
 
 def shift_table(record: dict, measure: str = "icc_a", form: str = ".2f") -> str:  # of `main` -> Markdown
