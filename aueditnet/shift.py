@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SHIFTS', 'METHODS', 'Shift', 'shifted', 'draw_shift', 'main', 'shift_table']
 
-# %% ../nbs/29a_shift.ipynb #cd994740
+# %% ../nbs/29a_shift.ipynb #3e493bd4
 import dataclasses
 import json
 import numpy as np
@@ -21,7 +21,7 @@ from .reports import finite
 from .stylegan2 import tune_allocator
 from .synthdisfa import aligned_camera, counterfactual_expressions, stage
 
-# %% ../nbs/29a_shift.ipynb #f10c92ff
+# %% ../nbs/29a_shift.ipynb #9ba50486
 @dataclasses.dataclass
 class Shift:
     "What is done otherwise when a take is rendered."
