@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Critic', 'penalty', 'spoil', 'PicturePairs', 'DuelConfig', 'Duel', 'Work', 'fit_baseline']
 
-# %% ../nbs/13a_duel.ipynb #aae1648f
+# %% ../nbs/13a_duel.ipynb #b7e106c3
 import time
 from dataclasses import asdict, dataclass
 import torch
@@ -19,7 +19,7 @@ from .pairs import Codes
 from .stylegan2 import bf16_available
 from .training import EMA, Callback, Checkpoint, History, Learner
 
-# %% ../nbs/13a_duel.ipynb #1c4e7294
+# %% ../nbs/13a_duel.ipynb #e0e13c01
 class Critic(nn.Module):
     "How real is a picture? Strided convolutions down to patches, whose scores are averaged; no normalisation, which the penalty would not allow."
     def __init__(self, width: int = 64, depth: int = 6):
@@ -43,7 +43,7 @@ def spoil(x, smallest: float = 0.375, shift: int = 2, noise: float = 0.03):
     small = F.interpolate(torch.roll(x, (dy, dx), (2, 3)), (side, side), mode="area")
     return F.interpolate(small, x.shape[2:], mode="bilinear", align_corners=False) + noise * torch.randn_like(x)
 
-# %% ../nbs/13a_duel.ipynb #c67d631d
+# %% ../nbs/13a_duel.ipynb #06c2cec9
 class PicturePairs:
     "Batches of pairs of frames of one person: pictures, and what they show; with a state for exact resume."
     def __init__(self, codes: Codes, n: int, label_noise: float = 0.15, seed: int = 0):
@@ -66,7 +66,7 @@ class PicturePairs:
     def load_state_dict(self, state):
         self.sampler.load_state_dict(state["sampler"]); self.random.set_state(state["random"])
 
-# %% ../nbs/13a_duel.ipynb #295febcf
+# %% ../nbs/13a_duel.ipynb #ded336a6
 @dataclass
 class DuelConfig:
     "One training run. The weights of the terms are the editor's own."
