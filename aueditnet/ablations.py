@@ -170,7 +170,7 @@ def figures(exam: Exam, found: dict, other: dict = None, n: int = 1000) -> dict:
     "An editor's figures with 95 % intervals over people; with `other` answers, the differences to theirs."
     result = {}
     for name, (key, measure) in MEASURES.items():
-        if key not in found or other and key not in other: continue
+        if key not in found or other and key not in other or not np.isfinite(found[key]).all(): continue   # a picture is infinitely many dB from itself
         who, y = (exam.names, np.zeros(len(exam.names))) if key == "leak" else (exam.who, exam.labels)
         arrays = [y, found[key]] + ([other[key]] if other else [])
         def statistic(y, ours, its=None): return measure(y, ours) - (0 if its is None else measure(y, its))
