@@ -10,7 +10,6 @@ __all__ = ['PICTURE_TERMS', 'MEASURES', 'STEPS', 'STRENGTHS', 'Variant', 'varian
 # %% ../nbs/10c_ablations.ipynb #8f7ffd2e
 import hashlib
 import json
-import math
 import re
 import time
 from dataclasses import asdict, dataclass, replace

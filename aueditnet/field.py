@@ -20,7 +20,7 @@ from . import recognition, weights
 from .ablations import answers, draw_exam, exam_of, figures, readings, sit
 from .baselines import BASELINES, EDITORS, LATENT, load_editor
 from .data import DISFA, TEST, TRAIN
-from .duel import DuelConfig, Work, fit_baseline
+from .duel import DuelConfig, fit_baseline
 from .editor import LinearEditor
 from .evaluation import icc31, mae, psnr, read_counterfactual
 from .facs import AUS
@@ -31,7 +31,7 @@ from .pipeline import strip
 from .reports import finite
 from .people import SETS, SHARD_PEOPLE, PeopleSet, render_shard
 from .stylegan2 import tune_allocator
-from .training import TrainConfig, fit_editor, frozen_networks, labelled_codes
+from .training import Clock, TrainConfig, fit_editor, frozen_networks, labelled_codes
 
 # %% ../nbs/29_field.ipynb #75a84f24
 PEOPLE, EACH = 300, 3  # of the road `predicted`
@@ -65,7 +65,7 @@ def train_one(name: str, codes: Codes, model, folder, estimator, steps: int = No
         return LinearEditor(*codes.w.shape[1:]).fit(codes.w, codes.y, codes.person), time.process_time() - began, []
     config = TrainConfig(**({"steps": steps} if steps else {}))
     torch.manual_seed(config.seed)
-    editor, history = fit_editor(codes, config, frozen_networks(model.inverter), folder, LATENT[name](*codes.w.shape[1:]), [work := Work()])
+    editor, history = fit_editor(codes, config, frozen_networks(model.inverter), folder, LATENT[name](*codes.w.shape[1:]), [work := Clock(time.process_time)])
     return editor, work.seconds, history.rows
 
 def train_all(out=None,            # folder of the runs; None: in the cache
