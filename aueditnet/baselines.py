@@ -20,7 +20,7 @@ from .rivals import ReDirTrans
 from .stylegan2 import load_checked
 
 # %% ../nbs/13_baselines.ipynb #e253e26b
-FULL, SLIM = dict(width=64, fold=1), dict(width=16, fold=2)  # as published; for two cores
+FULL, SLIM = dict(width=64, fold=1), dict(width=16, fold=2)  # of the published GANimation, taken for all; for two cores
 
 def instance_norm(n): return nn.InstanceNorm2d(n, affine=True)
 
