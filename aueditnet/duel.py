@@ -120,6 +120,7 @@ class Duel(Learner):
         self.critic_optimiser.zero_grad(); (apart + self.config.penalty * slope).backward(); self.critic_optimiser.step()
         return apart.detach()
 
+# %% ../nbs/13a_duel.ipynb #b6732bee
 def fit_baseline(kind: str,                # of `baselines.BASELINES`
                  codes: Codes,             # training frames, with pictures
                  estimator,                # pictures -> intensities (B, 12)
