@@ -257,11 +257,11 @@ def pretrain(stage: Annotated[str, typer.Option(help="render (thousands of peopl
     "Make the frozen networks from nothing: hours on two cores (needs the extra 'heads')."
     from aueditnet.facs import InputError
     if stage not in (*STAGES, "all"): raise InputError(f"--stage {stage}: not one of {', '.join(STAGES)}, all")
-    from aueditnet import judges, pretraining, release
-    for one in STAGES if stage == "all" else [stage]:
-        if one == "judges": judges.main()
-        elif one == "export": release.export(folder)
-        else: pretraining.main(one, folder)
+    from aueditnet import judges, people, recipes, release
+    def render():
+        for name in people.SETS: people.render_set(name)
+    run = {"render": render, "judges": judges.main, "joint": lambda: recipes.long_run(folder), "export": lambda: release.export(folder)}
+    for one in STAGES if stage == "all" else [stage]: run[one]()
 
 synthdisfa_app = typer.Typer(no_args_is_help=True, help="The synthetic data set in DISFA's layout.")
 app.add_typer(synthdisfa_app, name="synthdisfa")

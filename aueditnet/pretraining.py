@@ -4,12 +4,11 @@
 
 # %% auto #0
 __all__ = ['EqualConv', 'DownBlock', 'Discriminator', 'JointConfig', 'fresh_encoder', 'Joint', 'autocast', 'pictures',
-           'feature_error', 'warm', 'sampled', 'discriminator_step', 'joint_step', 'polish_step', 'train_joint', 'main']
+           'feature_error', 'warm', 'sampled', 'discriminator_step', 'joint_step', 'polish_step', 'train_joint']
 
 # %% ../nbs/23_pretraining.ipynb #d295b995
 import json
 import math
-import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,9 +18,7 @@ from torch import nn
 from torch.nn import functional as F
 from . import weights
 from .compare import band_error
-from .facs import InputError
 from .inversion import Encoder, to_tensor
-from .people import SETS, PeopleSet, render_set
 from .stylegan2 import EqualLinear, Generator, tune_allocator
 
 # %% ../nbs/23_pretraining.ipynb #62669bec
@@ -84,8 +81,8 @@ class JointConfig:
     encoder_widths: tuple = (16, 16, 48, 96, 128)
     encoder_blocks: tuple = (1, 2, 3, 2)
     head_widths: tuple = (192, 96)  # of the first head, which carries the person, and of each further one
-    stages: tuple = ((64, 3400), (128, 1900))  # (size, steps)
-    polish: int = 900  # steps of the encoder alone after that, with the generator frozen
+    stages: tuple = ((64, 3400), (128, 7600))  # (size, steps)
+    polish: int = 3000  # steps of the encoder alone after that, with the generator frozen
     reconstructions: int = 12  # pictures of a batch that are encoded
     samples: int = 4  # pictures of a batch that are sampled
     lr: float = 2.5e-3
@@ -114,7 +111,7 @@ def fresh_encoder(config: JointConfig, n_levels: int) -> Encoder:
 
 # %% ../nbs/23_pretraining.ipynb #073cfdb3
 class Joint:
-    "Generator, encoder and discriminator with their optimisers and running averages; every random draw comes from its own seed."
+    "Generator, encoder and discriminator with their optimisers and running averages."
     def __init__(self, config: JointConfig):
         self.config, c = config, config
         torch.manual_seed(c.seed)
@@ -148,7 +145,8 @@ class Joint:
         return size
 
     def draw(self, people):
-        "A batch of pictures: at full size, as the encoder sees them, and at the present size."
+        "A batch of pictures: at full size, as the encoder sees them, and at the present size. Step i draws from (seed, i)."
+        torch.manual_seed(self.config.seed * 1_000_003 + self.step)
         full = pictures(people, self.config.reconstructions + self.config.samples)
         return full, F.avg_pool2d(full, full.shape[-1] // self.size)
 
@@ -165,12 +163,11 @@ class Joint:
 
     def state_dict(self):
         return dict(g=self.g.state_dict(), e=self.e.state_dict(), d=self.d.state_dict(), average=self.average, step=self.step,
-                    opt_g=self.opt_g.state_dict(), opt_d=self.opt_d.state_dict(), rng=torch.get_rng_state())
+                    opt_g=self.opt_g.state_dict(), opt_d=self.opt_d.state_dict())
 
     def load_state_dict(self, state):
         for name in ("g", "e", "d", "opt_g", "opt_d"): getattr(self, name).load_state_dict(state[name])
         self.average, self.step = state["average"], state["step"]
-        torch.set_rng_state(state["rng"])
 
 # %% ../nbs/23_pretraining.ipynb #77fa1347
 def autocast(): return torch.autocast("cpu", torch.bfloat16)
@@ -265,14 +262,14 @@ def polish_step(joint: Joint, people) -> dict:  # the step's losses by name
 # %% ../nbs/23_pretraining.ipynb #f3030270
 def train_joint(people,  # indexable: indices -> pictures (n, S, S, 3) uint8; see `PeopleSet`
                 folder,  # checkpoints and log go there; an interrupted run goes on from there
-                config: JointConfig = None,
+                joint: Joint,  # a fresh one
                 log_every: int = 50,  # steps
                 save_every: int = 250,  # steps
                 stop: int = None):  # stop early at this step
     "Trains generator and encoder together; killed and started again it ends in the same weights."
     tune_allocator()
     folder = Path(folder); folder.mkdir(parents=True, exist_ok=True)
-    joint, file = Joint(config or JointConfig()), folder / "joint.pt"
+    file = folder / "joint.pt"
     if file.is_file(): joint.load_state_dict(torch.load(file, weights_only=True))
     sums, start, first = {}, time.time(), joint.step
     stop = min(stop or joint.total, joint.total)
@@ -280,23 +277,11 @@ def train_joint(people,  # indexable: indices -> pictures (n, S, S, 3) uint8; se
         step = joint_step if joint.step < joint.together else polish_step
         for k, v in step(joint, people).items(): sums[k] = sums.get(k, 0) + v
         if joint.step % log_every == 0 or joint.step == stop:
-            n = min(log_every, joint.step - first)
-            row = dict(step=joint.step, size=joint.size, seconds_a_step=round((time.time() - start) / (joint.step - first), 3),
+            n = joint.step - first
+            row = dict(step=joint.step, size=joint.size, seconds_a_step=round((time.time() - start) / n, 3),
                        **{k: round(v / n, 4) for k, v in sums.items()})
             with open(folder / "log.jsonl", "a") as log: log.write(json.dumps(row) + "\n")
-            sums = {}
+            sums, start, first = {}, time.time(), joint.step
         if joint.step % save_every == 0 or joint.step == stop:
-            torch.save(joint.state_dict(), file.with_suffix(".part"))
-            os.replace(file.with_suffix(".part"), file)
+            weights.replace_file(file, lambda part: torch.save(joint.state_dict(), part))
     return joint
-
-# %% ../nbs/23_pretraining.ipynb #7d9901c6
-def main(stage: str = "all",  # "render", "joint" or "all"
-         folder=None,  # of the checkpoints; None: in the cache
-         workers: int = 2):  # processes that render
-    "Generator and encoder from nothing: hours on two cores, resumable at any point."
-    folder = Path(folder or weights.cache_dir() / "joint")
-    if stage not in ("all", "render", "joint"): raise InputError(f"stage {stage}: not one of render, joint, all")
-    if stage in ("all", "render"):
-        for name in SETS: render_set(name, workers=workers)
-    if stage in ("all", "joint"): train_joint(PeopleSet(weights.cache_dir() / "people" / "pretrain"), folder)
