@@ -125,7 +125,7 @@ def write_release_card(name,
     measured |= {"squared Frechet distance of samples to renders, in the identity judge's features (two halves of the renders)": f"{figures['frechet']['samples']} ({figures['frechet']['floor']})"}
     weights.write_card(f"heads128-{name}", {
         "what": what[name],
-        "trained on": f"{n * each} unlabelled renders of {n} seeded people ({first} to {first + n - 1}); none of them in synthdisfa or in a judge's set",
+        "trained on": f"{n * each} renders of {n} seeded people ({first} to {first + n - 1}) without labels of action units; a loss looks through a network that was taught their 68 landmarks (lesson 23c). None of the people is in synthdisfa or in a judge's set",
         "command": "aueditnet pretrain",
         "duration": f"{meta['steps']} steps of {config['reconstructions'] + config['samples']} pictures, {hours:.1f} hours of two cores by the clock",
         "measured on": "every fourth frame of the nine people of fold P3, by judges that no loss uses",
