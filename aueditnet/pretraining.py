@@ -274,11 +274,11 @@ def train_joint(people,  # indexable: indices -> pictures (n, S, S, 3) uint8; se
     sums, start, first = {}, time.time(), joint.step
     stop = min(stop or joint.total, joint.total)
     while joint.step < stop:
-        step = joint_step if joint.step < joint.together else polish_step
+        step, size = joint_step if joint.step < joint.together else polish_step, joint.size
         for k, v in step(joint, people).items(): sums[k] = sums.get(k, 0) + v
         if joint.step % log_every == 0 or joint.step == stop:
             n = joint.step - first
-            row = dict(step=joint.step, size=joint.size, seconds_a_step=round((time.time() - start) / n, 3),
+            row = dict(step=joint.step, size=size, seconds_a_step=round((time.time() - start) / n, 3),
                        **{k: round(v / n, 4) for k, v in sums.items()})
             with open(folder / "log.jsonl", "a") as log: log.write(json.dumps(row) + "\n")
             sums, start, first = {}, time.time(), joint.step
