@@ -7,7 +7,7 @@ __all__ = ['Critic', 'penalty', 'spoil', 'PicturePairs', 'DuelConfig', 'Duel', '
 
 # %% ../nbs/13a_duel.ipynb #b7e106c3
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -134,7 +134,7 @@ def fit_baseline(kind: str,                # of `baselines.BASELINES`
     torch.manual_seed(config.seed)
     editor = BASELINES[kind](**(sizes or SLIM)).read_by(estimator)
     callbacks = [ema := EMA(editor, config.ema), history := History(), work := Clock(time.process_time), *callbacks]
-    facts = {k: v for k, v in asdict(config).items() if k != "checkpoint_every"} | {"kind": kind, "sizes": editor.config, "weights": editor.weights, "codes": codes.digest()}
+    facts = {k: v for k, v in asdict(config).items() if k != "checkpoint_every"} | {"kind": kind, "sizes": editor.config, "weights": editor.weights, "pictures": replace(codes, w=codes.pictures).digest()}
     if folder is not None: callbacks.append(checkpoint := Checkpoint(folder, config.checkpoint_every))
     duel = Duel(editor, PicturePairs(codes, config.batch, seed=config.seed), estimator, config, callbacks, facts)
     if folder is not None: checkpoint.resume(duel)
