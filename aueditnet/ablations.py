@@ -240,7 +240,7 @@ def main(only=None,             # names in `variants()`; None: all
         record["variants"][name] = run_variant(name, codes, config, networks, model, exam, out)
         print(f"{name}: {record['variants'][name]['icc_a']}", flush=True)
         if install: weights.replace_file(weights.data_dir() / "weights" / "heads128-ablations.json", json.dumps(record).encode())
-    Console(width=160).print(results_table(record))
+    Console(width=180).print(results_table(record))
     return record
 
 # %% ../nbs/10c_ablations.ipynb #ba6da4d7

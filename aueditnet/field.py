@@ -70,7 +70,7 @@ def train_one(name: str, codes: Codes, model, folder, estimator, steps: int = No
 
 def train_all(out=None,            # folder of the runs; None: in the cache
               data=None,           # a folder in DISFA's layout; None is the bundled synthdisfa
-              only=None,           # names; None: all
+              only=None,           # names; None: all on the first road, those of `ROADS` on the second
               roads=("labels", "predicted"),
               install: bool = False):  # also store the editors of the road `labels` with their cards
     "Train every method on both roads."
@@ -79,7 +79,7 @@ def train_all(out=None,            # folder of the runs; None: in the cache
     estimator = recognition.AUNet.from_state_dict(weights.load("heads128-au")[0])
     for road in roads:
         codes = labelled_road(model, data) if road == "labels" else predicted_road(model, estimator)
-        for name in only or (*BUDGETS, *LATENT):
+        for name in only or (ROADS if road == "predicted" else (*BUDGETS, *LATENT)):
             if (road, name) == ("labels", "AUEditNet"): continue  # the bundled one
             folder = out / road / slug(name)
             editor, seconds, rows = train_one(name, codes, model, folder, estimator)
