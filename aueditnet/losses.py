@@ -42,6 +42,7 @@ class LossConfig:
 
 def au_error(y, target): return ((y - target) / UNITS).square().mean()  # mean squared error in units of the full scale
 
+# %% ../nbs/08_losses.ipynb #a5e09f44
 class EditLoss:
     "The weighted sum of all terms, and each term by itself."
     def __init__(self,
