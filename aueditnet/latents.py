@@ -8,14 +8,12 @@ __all__ = ['FORMAT', 'SUFFIXES', 'fill', 'LatentCache', 'open_source', 'invert',
 # %% ../nbs/06a_latents.ipynb #09adabee
 import hashlib
 import json
-import os
-import uuid
 from pathlib import Path
 
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as to_bytes
 
 from . import weights
 from .align import ALIGN_VERSION, PhotoExtraMissing, cut_face, read_image
@@ -35,12 +33,14 @@ def _write_shard(file, numbers, picture, inverter, batch, skip, done=None):
             codes[rows] = inverter.invert(np.stack(crops)).cpu()
             rows, crops = [], []
         if done: done()
-    part = file.with_name(f".{file.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.part")   # nobody else's, whoever runs beside us
-    try:
-        save_file({"w": codes}, part, {"problems": json.dumps(problems)})
-        os.replace(part, file)
-    except SafetensorError as problem: raise InputError(f"{file}: cannot be written ({problem})") from None
-    finally: part.unlink(missing_ok=True)
+    _write(file, to_bytes({"w": codes}, {"problems": json.dumps(problems)}))   # safetensors' own way into a file leaves a `.tmp` of any name where it is killed
+
+def _write(file, content):
+    "All or nothing, whoever runs beside us."
+    try: weights.replace_file(file, content)
+    except FileNotFoundError:
+        if not file.is_file(): raise   # a run that finished before us has written the same, and swept our temporary file away
+    except OSError as problem: raise InputError(f"{file}: cannot be written ({problem})") from None
 
 def _problems(file, shape):
     "{picture: reason} of a shard; None if the file is not there, not whole, or of another shape."
@@ -81,12 +81,12 @@ def fill(folder,           # made if need be
             if _problems(file, whole) is None: _write_shard(file, spans[i], picture, inverter, batch, skip, bar.update)
             problems |= _problems(file, whole)
     _save_json(folder / "manifest.json", manifest | {"problems": dict(sorted(problems.items()))})
-    for rest in folder.glob(".*.part"): rest.unlink(missing_ok=True)   # of runs that were killed
+    for rest in [*folder.glob(".*.safetensors.*"), *folder.glob(".manifest.json.*")]: rest.unlink(missing_ok=True)   # of runs that were killed
     return LatentCache(folder)
 
 def _shard(folder, i): return folder / f"{i:05d}.safetensors"
 
-def _save_json(file, content): weights.replace_file(file, json.dumps(content, indent=1).encode())
+def _save_json(file, content): _write(file, json.dumps(content, indent=1).encode())
 
 def _claim(folder, manifest):
     "Make the folder, or see that what it holds was made in the same way."

@@ -122,7 +122,20 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path, undisturbed):
            f"sys.path.insert(0, {str(HERE.parent)!r}); from test_latents import main; main({str(folder)!r}, shard=20)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert result.returncode != 0 and "00000.safetensors" in result.stderr
-    assert not list(folder.glob("[0-9]*")) and not list(folder.glob(".*.part"))
+    assert {f.name for f in folder.iterdir()} == {"manifest.json"}
+    finish(start(folder))
+    assert content(folder) == undisturbed
+
+
+@pytest.mark.parametrize("writes", (0, 1, 8, 16))   # the first manifest, a shard, a later one, the last manifest
+def test_killed_between_writing_and_moving(tmp_path, undisturbed, writes):
+    """What a killed run leaves behind is under a temporary name, and the next run sweeps it away."""
+    folder = tmp_path / "codes"
+    code = f"import itertools, os, signal, sys; move, count = os.replace, itertools.count(); " \
+           f"os.replace = lambda *names: os.kill(os.getpid(), signal.SIGKILL) if next(count) == {writes} else move(*names); " \
+           f"sys.path.insert(0, {str(HERE.parent)!r}); from test_latents import main; main({str(folder)!r}, shard=20)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == -signal.SIGKILL
+    assert len([f for f in folder.iterdir() if f.name.startswith(".")]) == 1
     finish(start(folder))
     assert content(folder) == undisturbed
 
