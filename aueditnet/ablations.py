@@ -34,6 +34,7 @@ class Variant:
     group: str               # which others it is compared with
     editor: type = AUEditNet
     without: tuple = ()      # terms of the loss that are switched off
+    size: int = None         # pixels at which the loss looks at pictures; None is the config's
     people: int = None       # how many teach; None is all
     rho: float = None        # entanglement of `PAIRS`; None: frames as they are, pairs balanced
     beside: str = None       # the variant that it is put beside
@@ -44,6 +45,7 @@ def variants() -> dict:  # {name: `Variant`}
              "one label for all levels": OneLabel, "levels do not agree": LoneLevels}
     found = {"AUEditNet": Variant("editors")} | {name: Variant("editors", kind, beside="AUEditNet") for name, kind in kinds.items()}
     found["codes and labels alone"] = Variant("losses", without=PICTURE_TERMS, beside="AUEditNet")
+    found["pictures of 64 pixels"] = Variant("losses", size=64, beside="AUEditNet")
     series = ("", AUEditNet), ("single branch, ", SingleBranch), ("linear, ", LinearEditor)
     for group, options in {"people": [dict(people=n) for n in (3, 6, 9, 12, 18)], "co-occurrence": [dict(rho=r) for r in (0., 0.3, 0.6, 0.9)]}.items():
         for option in options:
@@ -77,7 +79,7 @@ def train_variant(variant: Variant,
     if variant.editor is LinearEditor: return LinearEditor(*shape).fit(data.w, data.y, data.person)
     torch.manual_seed(config.seed)
     editor = variant.editor(*shape, **(config.sizes if issubclass(variant.editor, AUEditNet) else {}))
-    config = replace(config, loss=replace(config.loss, **{t: 0 for t in variant.without}))
+    config = replace(config, loss=replace(config.loss, size=variant.size or config.loss.size, **{t: 0 for t in variant.without}))
     return fit_editor(data, config, networks, folder, editor, callbacks, sampler)[0]
 
 # %% ../nbs/10c_ablations.ipynb #c628e4df

@@ -36,7 +36,7 @@ class LossConfig:
     au_image: float = 8.0        # a frozen AU estimator on the edited picture
     psi_round_trip: float = 1.0  # Psi_dec(Psi_enc(y)) = y
     embedding: float = 1.0       # what an editor itself wants of its embeddings; AUEditNet wants nothing, others may
-    size: int = 64               # pixels at which edited pictures are synthesised
+    size: int = 128              # pixels at which edited pictures are synthesised
     rendered: int = 8            # pairs of a batch that are synthesised and compared with the true picture
     unseen: int = 16             # further pairs, of faces between the training people, of which there is no true picture
 
