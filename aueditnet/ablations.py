@@ -119,6 +119,7 @@ def draw_exam(dataset, size: int, zoom: float, pairs: int = 16, seed: int = 0, s
     pictures = np.stack(source + target + [*neutral.values()])
     return pictures, np.arange(n), np.arange(n, 2 * n), np.stack(labels), who, np.arange(2 * n, len(pictures)), [*neutral]
 
+# %% ../nbs/10c_ablations.ipynb #a48fdd7e
 def make_exam(model, dataset, pairs: int = 16, seed: int = 0, subjects=TEST) -> Exam:  # `FaceModel`, `data.DISFA`, edits a person
     return exam_of(model, *draw_exam(dataset, model.size, model.zoom, pairs, seed, subjects))
 

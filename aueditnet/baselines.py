@@ -54,6 +54,7 @@ class Up(nn.Module):
 
     def forward(self, x): return self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))
 
+# %% ../nbs/13_baselines.ipynb #400ac888
 def with_maps(x, y):
     "Features (B, C, H, W) and, as constant maps beside them, intensities (B, 12) in units of the full scale."
     return torch.cat([x, (y / UNITS)[:, :, None, None].expand(-1, -1, *x.shape[2:]).to(x)], 1)

@@ -138,6 +138,7 @@ def measure(model, exams: dict, editor, ours: dict = None, n: int = 1000) -> tup
               "ms": milliseconds(lambda: model.synthesize(editor.edit(one, asked)))}
     return entry, found
 
+# %% ../nbs/29_field.ipynb #e0415d03
 def standing(model, exams, which, n: int = 1000) -> dict:
     "The figures of pictures that nobody edits: `which` is \"w\" or \"answer\"."
     return {kind: figures(exam, readings(model, exam, getattr(exam, which)), n=n) for kind, exam in exams.items()}

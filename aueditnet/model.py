@@ -73,6 +73,7 @@ class FaceModel:
         "Run a network, without gradients, over `items` in batches."
         return torch.cat([network(items[i:i + self.batch]).float() for i in range(0, len(items), self.batch)])
 
+# %% ../nbs/09a_model.ipynb #ed97c823
 def _load_parts(name):
     "The networks of a bundled model, as the fields of `FaceModel`."
     from aueditnet import editor, halves, inversion, recognition, weights

@@ -44,6 +44,7 @@ def landmark_person(seed: int, n: int, **how) -> np.ndarray:  # as in `takes`
     from aueditnet.render import landmarks
     return np.stack([landmarks(*take) for take in takes(seed, n, **how)])
 
+# %% ../nbs/22b_people.ipynb #fe85d0b7
 def render_shard(folder, index: int, first: int, people: int, per_person: int):
     "Renders one shard unless it is there: pictures as .npy (memory-mapped later), labels and persons as .npz, written last."
     import cv2

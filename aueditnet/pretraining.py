@@ -207,6 +207,7 @@ def discriminator_step(joint: Joint, made, real) -> float:  # the loss
         joint.opt_d.zero_grad(); (0.5 * c.r1 * c.r1_every * grad.square().sum() / len(x)).backward(); joint.opt_d.step()
     return loss.item()
 
+# %% ../nbs/23_pretraining.ipynb #0058d853
 def joint_step(joint: Joint, people) -> dict:  # the step's losses by name
     "One step of discriminator and one of generator and encoder."
     c, g, e, d, n = joint.config, joint.g, joint.e, joint.d, joint.config.reconstructions

@@ -268,6 +268,7 @@ onset, an apex and an offset. Different from DISFA: every action unit reaches ev
 here than in spontaneous behaviour; videos are {seconds:g} s instead of four minutes, smaller, and labels are exact up to rounding, where human coders disagree.
 """
 
+# %% ../nbs/22_synthdisfa.ipynb #a3fcec17
 def data_card(table,                 # (12, 6) frames of each intensity
               frames: int = FRAMES,  # of each video
               ) -> str:
