@@ -13,7 +13,10 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def relink(markdown):
     """Links of a notebook in nbs/, seen from the root; addresses, mail and places on the page stay."""
-    return re.sub(r"(\]\(|src=\")(?!\w+:|#|/)([^)\"\s]+)", lambda m: m[1] + ("" if m[2].startswith("../") else "nbs/") + m[2].removeprefix("../"), markdown)
+    def seen_from_root(match):
+        start, address = match[1], match[2].removeprefix("./")
+        return start + (address.removeprefix("../") if address.startswith("../") else f"nbs/{address}")
+    return re.sub(r"(\]\(|src=\")(?!\w+:|#|/)([^)\"\s]+)", seen_from_root, markdown)
 
 
 def shown(output):

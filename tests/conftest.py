@@ -8,19 +8,41 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-NOTEBOOKS = sorted((ROOT / "nbs").glob("*.ipynb"))
-LEAVE_OUT = shutil.ignore_patterns(".git", ".venv", "build", "dist", "_proc", "_docs", "*.egg-info", "__pycache__", ".ipynb_checkpoints", ".pytest_cache")
+NBS = ROOT / "nbs"
+NOTEBOOKS = sorted(nb for nb in NBS.rglob("*.ipynb") if ".ipynb_checkpoints" not in nb.parts)
+LEAVE_OUT = shutil.ignore_patterns(".git", ".venv", "build", "dist", "_proc", "_docs", "*.egg-info", "__pycache__",
+                                   ".ipynb_checkpoints", ".pytest_cache")
+
+
+def notebook_id(notebook):
+    """A notebook's path below nbs/, without its suffix: `07_editor`, `synth/hair`."""
+    return notebook.relative_to(NBS).with_suffix("").as_posix()
 
 
 def child_env(**more):
     """The environment without IN_TEST, which nbdev's test_nb sets and which silently turns nbdev_export off."""
     env = {k: v for k, v in os.environ.items() if k not in ("IN_TEST", "PYTHONPATH")}
+    if "PYTEST_XDIST_WORKER" in env:    # the other cores belong to the other workers
+        env |= {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
     return {**env, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}", **more}
 
 
 def run_python(*words, cwd, timeout=300, **env):
     """Run this interpreter; the result has .returncode, .stdout, .stderr."""
     return subprocess.run([sys.executable, *map(str, words)], cwd=cwd, timeout=timeout, capture_output=True, text=True, env=child_env(**env))
+
+
+SPREAD = ("test_notebooks", "test_clean")   # files whose tests are independent and go to whichever worker is free
+
+
+def pytest_collection_modifyitems(items):
+    """For `pytest -n`: the tests of a file share fixtures and stay on one worker, but for those in `SPREAD`. The longest begin."""
+    for item in items:
+        name = item.path.stem
+        if name not in SPREAD:
+            item.add_marker(pytest.mark.xdist_group(name))
+    first = ("test_docs", "test_notebooks", "test_browser", "test_training")
+    items.sort(key=lambda item: first.index(item.path.stem) if item.path.stem in first else len(first))
 
 
 @pytest.fixture

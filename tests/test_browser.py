@@ -16,10 +16,10 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
 SLIDERS = """\
 from aueditnet.data import DISFA
-from aueditnet.evaluation import neutral_faces
+from aueditnet.align import neutral_faces
 from aueditnet.explore import Explorer
 from aueditnet.pipeline import Pipeline
-from aueditnet.weights import data_dir
+from aueditnet.files.io import data_dir
 pipeline = Pipeline.from_pretrained("heads128")
 Explorer(pipeline, neutral_faces(DISFA(data_dir() / "synthdisfa"), pipeline.size, pipeline.zoom, ["SN003"]))
 """
@@ -83,11 +83,11 @@ def home(tmp_path):
             "JUPYTER_RUNTIME_DIR": str(tmp_path / "runtime"), "IPYTHONDIR": str(tmp_path / "ipython")}
 
 
-def picture(page):
-    """The bytes of the edited face as the browser shows it: the last picture of the explorer."""
-    return page.evaluate("""async () => {
-        const shown = [...document.querySelectorAll('img.jupyter-widgets, .jupyter-widgets img')].pop();
-        return shown ? Array.from(new Uint8Array(await (await fetch(shown.src)).arrayBuffer())).join() : '' }""")
+def picture(page, which=-1):
+    """The bytes of the edited face (-1) or the given one (0) as the browser shows them."""
+    return page.evaluate("""async which => {
+        const shown = [...document.querySelectorAll('img.jupyter-widgets, .jupyter-widgets img')].at(which);
+        return shown ? Array.from(new Uint8Array(await (await fetch(shown.src)).arrayBuffer())).join() : '' }""", which)
 
 
 def slide_and_watch(page, au="AU12", presses=20):
@@ -102,7 +102,7 @@ def slide_and_watch(page, au="AU12", presses=20):
     for _ in range(presses):
         page.keyboard.press("ArrowRight")
     moved = before
-    for _ in range(100):
+    for _ in range(600):     # a minute: the machine may be busy
         page.wait_for_timeout(100)
         moved = picture(page)
         if moved != before:
@@ -110,10 +110,37 @@ def slide_and_watch(page, au="AU12", presses=20):
     assert moved != before, f"{au} moved, the picture did not"
 
 
-def test_voila_serves_the_sliders(lessons, tmp_path, page):
+@pytest.fixture(scope="module")
+def faces():
+    """PNG files of two test subjects' face crops."""
+    from aueditnet.align import neutral_faces
+    from aueditnet.data import DISFA
+    from aueditnet.explore import encode_png
+    from aueditnet.files.io import data_dir
+    return [encode_png(face) for face in neutral_faces(DISFA(data_dir() / "synthdisfa"), 128, 1.25, ["SN004", "SN008"]).values()]
+
+
+def upload_and_watch(page, faces):
+    """Upload two pictures under one name, one after the other; each must be shown."""
+    seen = [picture(page, 0)]
+    for face in faces:
+        with page.expect_file_chooser() as chooser:
+            page.locator("button").filter(has_text="your own").click()
+        chooser.value.set_files({"name": "me.png", "mimeType": "image/png", "buffer": face})
+        for _ in range(600):
+            page.wait_for_timeout(100)
+            if picture(page, 0) not in seen:
+                break
+        seen.append(picture(page, 0))
+    assert len(set(seen)) == 3, "an uploaded picture is not shown"
+    assert page.locator("select").evaluate("s => s.selectedOptions[0].text") == "me.png"
+
+
+def test_voila_serves_the_sliders(lessons, tmp_path, page, faces):
     with served("voila", "sliders.ipynb", "--no-browser", "--port=PORT", "--Voila.ip=127.0.0.1", cwd=lessons, address="/voila/static/voila.js", **home(tmp_path)) as url:
         page.goto(url)
         slide_and_watch(page)
+        upload_and_watch(page, faces)
 
 
 def run_all(page, widget):
@@ -130,11 +157,12 @@ def run_all(page, widget):
     raise error
 
 
-@pytest.mark.parametrize("notebook", ["sliders.ipynb", "00_facs.ipynb"])
+LAB = ("jupyterlab", "--no-browser", "--allow-root", "--port=PORT", "--ip=127.0.0.1", "--IdentityProvider.token=", "--LabApp.news_url=None")
+
+
+@pytest.mark.parametrize("notebook", ["sliders.ipynb", "00_tour.ipynb", "01_facs.ipynb"])
 def test_jupyterlab(notebook, lessons, tmp_path, page):
-    words = ("jupyterlab", "--no-browser", "--allow-root", "--port=PORT", "--ip=127.0.0.1", "--IdentityProvider.token=", "--LabApp.news_url=None",
-             f"--ServerApp.root_dir={lessons}")
-    with served(*words, cwd=lessons, address="/api", **home(tmp_path)) as url:
+    with served(*LAB, f"--ServerApp.root_dir={lessons}", cwd=lessons, address="/api", **home(tmp_path)) as url:
         page.goto(f"{url}/lab/tree/{notebook}")
         page.locator(".jp-Notebook .jp-CodeCell").first.wait_for()
         if notebook == "sliders.ipynb":
@@ -142,5 +170,21 @@ def test_jupyterlab(notebook, lessons, tmp_path, page):
             slide_and_watch(page)
         else:
             run_all(page, ".jp-OutputArea-output")
-            page.wait_for_function("() => ![...document.querySelectorAll('.jp-InputPrompt')].some(p => p.textContent.includes('*'))")
+            page.wait_for_function("() => ![...document.querySelectorAll('.jp-InputPrompt')].some(p => p.textContent.includes('*'))",
+                                   timeout=180_000)
             assert page.locator("[data-mime-type='application/vnd.jupyter.error']").count() == 0
+
+
+def test_a_students_notebook_runs_on_below_an_open_exercise(lessons, tmp_path, page):
+    """JupyterLab's Run All does not stop at a failing check, and shows one line instead of a traceback."""
+    from aueditnet.course import student_edition
+    from test_course import code, notebook, solution, text
+    made = student_edition(notebook(text("**1.** task"), solution("a = 1\n# check\nassert a == 1"), code("print('below')")))
+    nbformat.write(made, lessons / "student.ipynb")
+    with served(*LAB, f"--ServerApp.root_dir={lessons}", cwd=lessons, address="/api", **home(tmp_path)) as url:
+        page.goto(f"{url}/lab/tree/student.ipynb")
+        page.locator(".jp-Notebook .jp-CodeCell").first.wait_for()
+        run_all(page, ".jp-OutputArea-output")
+        page.get_by_text("below", exact=True).wait_for()
+        error = page.locator("[data-mime-type='application/vnd.jupyter.error'], [data-mime-type='application/vnd.jupyter.stderr']").first
+        assert error.inner_text().strip() == "Exercise 1: no answer yet. Replace the dots after `a` above, then run both cells."

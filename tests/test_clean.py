@@ -4,7 +4,7 @@ import json
 import re
 
 import pytest
-from conftest import NOTEBOOKS, ROOT, run_python
+from conftest import NBS, NOTEBOOKS, ROOT, notebook_id, run_python
 
 # A folder of somebody's machine. Outputs that show one would differ for every reader.
 MACHINE_PATH = re.compile(r"(?<![\w.:/])/(?:work|root|home|tmp|Users|opt|mnt)/\w|site-packages|file://")
@@ -24,20 +24,20 @@ def texts(cell):
                 yield json.dumps(data) if isinstance(data, dict) else "".join(data)
 
 
-@pytest.fixture(params=NOTEBOOKS, ids=lambda nb: nb.stem)
+@pytest.fixture(params=NOTEBOOKS, ids=notebook_id)
 def notebook(request):
     return json.loads(request.param.read_text(encoding="utf-8")) | {"path": request.param}
 
 
 def test_clean(notebook, tmp_path):
-    copy = tmp_path / "nbs" / notebook["path"].name
-    copy.parent.mkdir()
+    copy = tmp_path / "nbs" / notebook["path"].relative_to(NBS)
+    copy.parent.mkdir(parents=True)
     copy.write_bytes(notebook["path"].read_bytes())
     (tmp_path / "settings.ini").write_bytes((ROOT / "settings.ini").read_bytes())
     result = run_python(
         "-c", f"from nbdev.clean import nbdev_clean; nbdev_clean.__wrapped__({str(copy)!r})", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    assert copy.read_bytes() == notebook["path"].read_bytes(), f"run: nbdev_clean --fname nbs/{copy.name}"
+    assert copy.read_bytes() == notebook["path"].read_bytes(), f"run: nbdev_clean --fname {notebook['path']}"
 
 
 def test_has_been_run(notebook):

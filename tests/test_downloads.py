@@ -13,12 +13,13 @@ import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import gdown
 import pytest
 from typer.testing import CliRunner
 
-from aueditnet import downloads, weights
 from aueditnet.cli import app
-from aueditnet.facs import InputError
+from aueditnet.files import downloads, weights
+from aueditnet.files.errors import InputError
 
 RECEIVE = downloads.receive
 NAME = "public.pt"
@@ -217,14 +218,14 @@ def test_verify_names_every_damaged_file(tmp_path, monkeypatch):
         (folder / file.name).symlink_to(file)
     assert run("weights", "verify").exit_code == 0
     monkeypatch.setattr(weights, "data_dir", lambda: tmp_path / "data")
-    for name in ("heads128-au", "heads128-judge"):
+    for name in ("heads128-au", "heads128-evaluator"):
         file = folder / f"{name}.safetensors"
         content = bytearray(file.read_bytes())
         content[len(content) // 2] ^= 1
         file.unlink()
         file.write_bytes(content)
     line = refused("weights", "verify")
-    assert "heads128-au.safetensors: damaged" in line and "heads128-judge.safetensors: damaged" in line and line.count("damaged") == 2
+    assert "heads128-au.safetensors: damaged" in line and "heads128-evaluator.safetensors: damaged" in line and line.count("damaged") == 2
     assert refused("weights", "verify", "heads128-au").count("damaged") == 1
 
 
@@ -283,6 +284,34 @@ def test_disk_full_is_one_line(public, monkeypatch):
     monkeypatch.setattr(downloads, "receive", receive)
     assert "the disk is full" in refused("weights", "fetch", NAME)
     assert remains(public) == []
+
+
+@pytest.mark.parametrize("problem, says", [
+    (OSError(errno.ENOSPC, "No space left on device"), "the disk is full"), (KeyError("Content-Type"), "KeyError; or get http"),
+    (gdown.exceptions.FileURLRetrievalError("quota"), "Google Drive does not hand it out"), (ConnectionResetError(errno.ECONNRESET, "Connection reset"), "Connection reset")])
+def test_every_error_is_one_line(public, monkeypatch, problem, says):
+    def transfer(*args, **options):
+        raise problem
+    monkeypatch.setattr("gdown.download", transfer)
+    assert says in refused("weights", "fetch", NAME)
+    assert remains(public) == []
+
+
+def test_a_lock_ends_with_its_process(server, public):
+    """The lock file of a killed process blocks nobody."""
+    public.parent.mkdir(parents=True)
+    lock = public.parent / f".{NAME}.lock"
+    process = SPAWN.Process(target=lock_and_die, args=(lock,))
+    process.start()
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL and lock.exists()
+    assert weights.fetch(NAME).read_bytes() == CONTENT
+
+
+def lock_and_die(lock):
+    from filelock import FileLock
+    FileLock(lock).acquire()
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 # Another format

@@ -1,6 +1,6 @@
 """Every lesson runs from top to bottom, in a process of its own. Cells flagged slow or gpu are left out, as nbdev_test does."""
 import pytest
-from conftest import NOTEBOOKS, ROOT, run_python
+from conftest import NOTEBOOKS, ROOT, notebook_id, run_python
 
 RUN = """
 import sys
@@ -12,9 +12,9 @@ sys.exit(0 if passed else 1)
 """
 
 
-@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda nb: nb.stem)
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=notebook_id)
 def test_notebook(notebook):
-    result = run_python("-c", RUN, notebook, cwd=ROOT / "nbs", timeout=400, MPLBACKEND="agg")
+    result = run_python("-c", RUN, notebook, cwd=notebook.parent, timeout=400, MPLBACKEND="agg")
     assert result.returncode == 0, result.stderr[-4000:] + result.stdout[-1000:]
 
 

@@ -14,14 +14,14 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from aueditnet.bench import as_described
+from aueditnet.experiments.benchmark import as_described
 from aueditnet.cli import app
-from aueditnet.facs import InputError
+from aueditnet.files.errors import InputError
 from aueditnet.inversion import Encoder, Inverter, to_uint8
-from aueditnet.latents import LatentCache
+from aueditnet.files.latents import LatentCache
 from aueditnet.recognition import IRSE50
 from aueditnet.stylegan2 import Generator
-from aueditnet.weights import convert
+from aueditnet.files.weights import convert
 
 GOLDENS = np.load(Path(__file__).parent / "parity" / "goldens.npz")
 E4E_HEADS = [[512] * (5 if i < 3 else 6 if i < 7 else 7) for i in range(18)]  # 4, 5 or 6 strided convolutions: from 16, 32 or 64 px down to 1

@@ -1,0 +1,209 @@
+"""What the experiments' notebooks do not show: edge cases, small runs, and what names a run."""
+import json
+from copy import deepcopy
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from aueditnet.data import DISFA, Codes
+from aueditnet.editor import ToyWorld
+from aueditnet.evaluation import EvaluationSet
+from aueditnet.experiments import ablations, benchmark, co_occurrence, comparison, cross_validation, domain_shift, external_validation
+from aueditnet.facs import AUS
+from aueditnet.files.errors import InputError
+from aueditnet.files.io import data_dir
+from aueditnet.files.reports import Measurement, Report
+from aueditnet.pipeline import FaceModel
+from aueditnet.training import frozen_networks, train
+
+
+@pytest.fixture(scope="module")
+def codes():
+    world = ToyWorld()
+    seen = world.person < 18
+    return Codes(world.w[seen], world.y[seen], world.person[seen])
+
+
+@pytest.fixture(scope="module")
+def model():
+    return FaceModel.from_pretrained()
+
+
+def nudged(network):
+    """The same network with other weights in its first entry."""
+    other = deepcopy(network)
+    next(iter(other.state_dict().values())).add_(1e-3)
+    return other
+
+
+def test_a_runs_name_depends_on_all_that_decides_its_result(model, codes, monkeypatch):
+    """A finished variant must not be returned when an evaluator, a network of the loss or a test picture changed."""
+    settings, networks = {"steps": 200}, frozen_networks(model.inverter)
+    pictures, one = np.zeros((3, 4, 4, 3), np.uint8), np.array([1])
+    data = EvaluationSet(pictures, one - 1, one, np.zeros((1, 12), np.float32), np.array(["SN003"]), {"SN003": 2})
+    def key(settings=settings, codes=codes, networks=networks, model=model, data=data):
+        return ablations.run_key(settings, codes, networks, SimpleNamespace(model=model, data=data))
+    first = key()
+    assert first == key(dict(settings), networks=frozen_networks(model.inverter), model=FaceModel.from_pretrained())
+    parts = ("evaluator", "evaluator_b", "identity")
+    others = {key(model=replace(model, **{part: nudged(getattr(model, part))})) for part in parts}
+    others |= {key(networks=networks | {"au_net": nudged(networks["au_net"])}), key({"steps": 201}),
+               key(codes=replace(codes, y=codes.y + 1)), key(data=replace(data, pictures=pictures + 1))}
+    monkeypatch.setattr(ablations, "STRENGTHS", (0.5,))
+    assert len(others | {first, key()}) == 9
+
+
+def test_a_finished_variant_is_read_from_its_folder(tmp_path):
+    report = Report({"single branch": {"icc_a": Measurement(0.5, 0.4, 0.6)}}, {}, details={"single branch": {"group": "editors"}})
+    report.save(tmp_path / "single-branch.json")
+    found = ablations.run_variant("single branch", None, None, None, None, tmp_path)   # neither trained nor measured
+    assert found.systems == report.systems
+
+
+def test_variants(codes):
+    every = ablations.variants()
+    assert all(v.minus is None or list(every).index(v.minus) < i for i, v in enumerate(every.values()))
+    few, none = ablations.training_set(every["3 people"], codes)
+    more, _ = ablations.training_set(every["6 people"], codes)
+    assert none is None and len(few.person.unique()) == 3 and set(few.person.tolist()) < set(more.person.tolist())
+    with pytest.raises(InputError, match="18 are there"):
+        ablations.training_set(ablations.Variant("people", people=19), codes)
+    with pytest.raises(InputError, match="not among the variants"):
+        ablations.main(only=["nothing"])
+    with pytest.raises(InputError, match="at least one"):
+        ablations.main(steps=0)
+
+
+def test_pair_leak():
+    leak = np.eye(12) + 0.01
+    assert ablations.pair_leak(leak) == pytest.approx(0.01 / 1.01)
+
+
+def test_labels_that_do_not_allow_a_correlation():
+    with pytest.raises(InputError, match="AU6 and AU12"):
+        co_occurrence.reweight(np.eye(12) * 2, 0.5)
+    assert co_occurrence.sample_frames([0.5, 0.25, 0.25], 4).tolist() == [0, 0, 1, 2]
+
+
+def test_unbalanced_pairs_resume():
+    labels = {3: np.zeros((5, 12)), 8: np.zeros((2, 12))}
+    sampler, other = co_occurrence.UnbalancedPairs(labels), co_occurrence.UnbalancedPairs(labels, 5)
+    sampler.sample(3)
+    state = json.loads(json.dumps(sampler.state_dict()))
+    expected = sampler.sample(20)
+    other.load_state_dict(state)
+    assert other.sample(20) == expected
+    assert all(max(a, b) < {3: 5, 8: 2}[s] for s, a, b in expected) and {s for s, _, _ in expected} == {3, 8}
+
+
+def test_both_spaces_on_one_table(model):
+    """Latent-space and image-space editors on a few edits: references, differences, properties."""
+    data = EvaluationSet.frame_pairs(DISFA(data_dir() / "synthdisfa"), model.size, model.zoom, ("SN003", "SN017"), 3)
+    editors = {name: comparison.load_editor(name) for name in ("AUEditNet", "GANimation")}
+    report = comparison.compare(model, data, editors, n=20)
+    assert list(report.systems) == [comparison.BASELINE_W, comparison.BASELINE_FRAME, *editors, "reconstruction bound", "ground truth"]
+    assert report.systems["ground truth"]["distance"].value == 0 and report.systems["reconstruction bound"]["distance"].value > 0.05
+    assert report.systems[comparison.BASELINE_FRAME]["identity_source"].value == pytest.approx(1, abs=1e-4)
+    difference = report.differences["GANimation"]["icc_a"].value
+    assert difference == pytest.approx(report.systems["GANimation"]["icc_a"].value - report.systems["AUEditNet"]["icc_a"].value, abs=1e-6)
+    faces = data.pictures[[*data.neutral.values()]]
+    latent, image = (comparison.properties(model, name, editor, faces) for name, editor in editors.items())
+    assert np.isinf(latent["zero_edit"]) and image["zero_edit"] > 25   # without a request AUEditNet returns the inversion, bit for bit
+    table = comparison.comparison_table({"frames": report, "grid": report})
+    assert len(table.splitlines()) == 2 + len(report.systems) and "nan" not in table
+
+
+def test_estimator_of_a_fold(tmp_path):
+    data = data_dir() / "synthdisfa"
+    au = cross_validation.fold_estimator(data, "P1", tmp_path, steps=12, start=None)
+    with pytest.raises(InputError, match="was trained on 9 people of test fold P2"):
+        train(data, tmp_path / "run", fold="P2", au=au)
+    assert cross_validation.fold_estimator("anywhere", "P3", tmp_path) == "heads128-au"
+
+
+def test_shifts_change_what_they_name():
+    still, raised = np.zeros(12, np.float32), np.zeros(12, np.float32)
+    raised[[AUS.index(au) for au in ("AU1", "AU2", "AU5", "AU26")]] = 3
+    shots = {name: domain_shift.shifted("SN008", shift, [still, raised]).astype(float) for name, shift in domain_shift.SHIFTS.items()}
+    plain = shots["as trained"]
+    for name, s in shots.items():
+        assert s.shape == (2, 128, 128, 3)
+        assert name in ("as trained", "wrinkles off") or abs(s[0] - plain[0]).mean() > 3, name
+    change = abs(plain[1] - shots["wrinkles off"][1])
+    assert change.max() > 8 and change.mean() < 3   # folds only
+    data = domain_shift.shifted_set(domain_shift.Shift(), ["SN008"], mixes=2)
+    assert (len(data.pictures), len(data.labels), data.neutral) == (3, 2, {"SN008": 0})
+    assert (data.pictures[0] == plain[0]).all()
+
+
+def test_recognition_arithmetic():
+    """Three people on a line, two pictures each: every distance is known."""
+    line = np.zeros((6, 128), np.float32)
+    line[:, 0] = 0, 0.1, 1, 1.2, 1.5, 1.6
+    who = np.repeat([7, 8, 9], 2)
+    same, different = external_validation.pair_distances(line, who)
+    assert sorted(same) == pytest.approx([0.1, 0.1, 0.2], abs=1e-6) and len(different) == 12
+    assert different.min() == pytest.approx(0.3, abs=1e-6)
+    first, second = external_validation.lookalikes(line, who, 2)
+    assert (first[:4], second[:4]) == ([8, 1, 9, 0], [7, 1, 8, 0])
+    apart = np.repeat(np.eye(8, 128, dtype=np.float32), 3, axis=0) + np.random.default_rng(0).normal(0, 0.01, (24, 128))
+    assert external_validation.verification(apart, np.repeat(np.arange(8), 3))["accuracy"] == 1
+
+
+def test_monotonicity_of_known_readings():
+    rng = np.random.default_rng(0)
+    table = rng.normal(0, 1, (40, 12, 1, 9)) + np.zeros((40, 12, 6, 9))
+    table[:, 0, :, 0] += np.arange(6)                # AU1 raises the inner brow
+    table[:, 3, :, 3] += rng.normal(0, 1, (40, 6))   # AU5's reading is noise
+    found = external_validation.monotonicity(table)
+    assert (found["AU1"]["right steps"], found["AU2"]["spearman"]) == (5, 0)
+    assert found["AU1"]["spearman"] == pytest.approx(1) and found["AU1"]["mean"] == pytest.approx(range(6))
+    assert abs(found["AU5"]["spearman"]) < 0.3
+    assert set(external_validation.EXPECTED) == set(AUS)
+    assert {name for name, _ in external_validation.EXPECTED.values()} <= set(external_validation.READINGS)
+
+
+def test_an_inverter_that_loses_nothing():
+    try:
+        external_validation.dlib_models(), external_validation.dlib_file("dlib_face_recognition_resnet_model_v1.dat")
+    except InputError as missing:
+        pytest.skip(str(missing))
+
+    class Perfect:
+        size, zoom = 128, 1.25
+
+        def invert(self, pictures):
+            return pictures
+
+        def synthesize(self, w):
+            return torch.from_numpy(w).permute(0, 3, 1, 2) / 127.5 - 1
+
+    two = DISFA(data_dir() / "synthdisfa", subjects=["SN003", "SN004"])
+    assert external_validation.inversion_distance(Perfect(), two, 2)["mean"] == pytest.approx(0, abs=1e-3)
+
+
+def test_arithmetic_is_counted():
+    conv, up = torch.nn.functional.conv2d, torch.nn.functional.conv_transpose2d
+    with benchmark.Arithmetic() as seen:
+        conv(torch.zeros(1, 4, 9, 9), torch.zeros(5, 4, 3, 3), padding=1)
+    assert seen.flops == 2 * 81 * 5 * 4 * 9
+    with benchmark.Arithmetic() as seen:
+        up(torch.zeros(1, 4, 9, 9), torch.zeros(4, 5, 3, 3), stride=2), torch.zeros(2, 6) @ torch.zeros(6, 7)
+    assert seen.flops == 2 * 81 * 5 * 4 * 9 + 2 * 2 * 6 * 7
+    with benchmark.Arithmetic() as seen:
+        up(torch.zeros(2, 4, 9, 9), torch.zeros(4, 5, 3, 3), stride=2)
+    product, = seen.products
+    for way, many in zip(benchmark.ways(*product), (1, 1, 4)):
+        with benchmark.Arithmetic() as again:
+            way()
+        assert sum(again.products.values()) == many   # the same convolution, or its four parts
+
+
+def test_a_case_that_does_not_run_is_a_line_of_the_table():
+    lost = benchmark.measure_apart("no such case")
+    assert "no such case" in lost["problem"]
+    line = benchmark.row(lost)
+    assert "did not run" in line and line.count("|") == len(benchmark.HEADER) + 1
