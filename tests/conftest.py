@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -43,6 +44,25 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.xdist_group(name))
     first = ("test_docs", "test_notebooks", "test_browser", "test_training")
     items.sort(key=lambda item: first.index(item.path.stem) if item.path.stem in first else len(first))
+
+
+def close(a, b, eps=1e-5):
+    """Assert that tensors or arrays differ by less than `eps`."""
+    import torch
+    assert (torch.as_tensor(a) - torch.as_tensor(b)).abs().max() < eps
+
+
+def numbered(i):
+    """A 64x160 picture that shows `i` as ten binary squares."""
+    picture = np.full((64, 160, 3), 60, np.uint8)
+    for bit in range(10):
+        if i >> bit & 1:
+            picture[16:48, 16 * bit:16 * bit + 16] = 230
+    return picture
+
+
+def number(picture):
+    return sum(int(picture[32, 16 * bit:16 * bit + 16].mean() > 140) << bit for bit in range(10))
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@ import math
 
 import numpy as np
 import pytest
+from conftest import close
 import torch
 from torch.nn import functional as F
 
@@ -18,10 +19,6 @@ from aueditnet.files.io import data_dir
 
 torch.set_num_threads(1)
 LATENT = [LinearEditor, SingleBranch, IndependentLevels, SingleGlobalModule, OneLabel, ReDirTrans, AUEditNet]
-
-
-def close(a, b, eps=1e-5):
-    assert (torch.as_tensor(a) - torch.as_tensor(b)).abs().max() < eps
 
 
 @pytest.fixture(scope="module")

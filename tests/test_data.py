@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import av
 import numpy as np
 import pytest
+from conftest import number, numbered
 import torch
 from scipy.io import savemat
 
@@ -16,19 +17,6 @@ from aueditnet.files.disfa_files import _ranges, read_landmarks, to68
 from aueditnet.files.errors import InputError
 from aueditnet.files.io import content_hash
 from aueditnet.files.videofile import Video
-
-
-def numbered(i):
-    """A 64x160 picture that shows `i` as ten binary squares."""
-    picture = np.full((64, 160, 3), 60, np.uint8)
-    for bit in range(10):
-        if i >> bit & 1:
-            picture[16:48, 16 * bit:16 * bit + 16] = 230
-    return picture
-
-
-def number(picture):
-    return sum(int(picture[32, 16 * bit:16 * bit + 16].mean() > 140) << bit for bit in range(10))
 
 
 def write_video(file, numbers, codec="libx264", **options):

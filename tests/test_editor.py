@@ -1,5 +1,6 @@
 """What follows from the design of the editor, for any weights and for trained ones; error messages; exact sizes."""
 import pytest
+from conftest import close
 import torch
 from torch.nn import functional as F
 
@@ -9,10 +10,6 @@ from aueditnet.files.errors import InputError
 
 torch.set_num_threads(1)
 TRAIN, TEST = torch.arange(18 * 80), torch.arange(18 * 80, 27 * 80)
-
-
-def close(a, b, eps=1e-5):
-    assert (torch.as_tensor(a) - torch.as_tensor(b)).abs().max() < eps
 
 
 @pytest.fixture(scope="module")

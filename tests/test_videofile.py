@@ -5,6 +5,7 @@ import sys
 import av
 import numpy as np
 import pytest
+from conftest import number, numbered
 
 from aueditnet.files.errors import InputError
 from aueditnet.files.videofile import Video, VideoReader, VideoWriter, make_clip
@@ -14,19 +15,6 @@ COLOURS[:, :32], COLOURS[:, 32:64], COLOURS[:, 64:] = (200, 40, 50), (40, 180, 6
 MOVING = [np.roll(COLOURS, 3 * i, 1) for i in range(12)]
 SEVERAL = [("avi", "libx264", {"bf": "3", "g": "50"}), ("avi", "mpeg4", {"bf": "2", "g": "30"}), ("avi", "mpeg4", {"g": "40"}),
            ("mp4", "libx264", {"bf": "3", "g": "40", "x264-params": "open-gop=1"}), ("mkv", "libx264", {"bf": "0", "g": "250"})]
-
-
-def numbered(i):
-    """A picture that shows `i` as ten binary squares."""
-    picture = np.full((64, 160, 3), 60, np.uint8)
-    for bit in range(10):
-        if i >> bit & 1:
-            picture[16:48, 16 * bit:16 * bit + 16] = 230
-    return picture
-
-
-def number(picture):
-    return sum(int(picture[32, 16 * bit:16 * bit + 16].mean() > 140) << bit for bit in range(10))
 
 
 def write_numbered(file, frames, codec="libx264", options={}):
