@@ -78,6 +78,7 @@ def editor_file(out, supervision: str, name: str) -> Path:
     folder = Path(out or cache_dir() / "comparison") / supervision.replace(" ", "-")
     return folder / re.sub(r"\W+", "-", name).lower() / "editor.safetensors"
 
+# %% ../../nbs/experiments/comparison.ipynb #387def80
 def train_all(out=None,   # folder of the runs; None: in the cache
               data=None,  # a folder in DISFA's layout; None is the bundled synthdisfa
               install: bool = False):  # also store the editors that learned from manual labels, with their cards

@@ -92,6 +92,7 @@ def is_hidden(file,      # a file below ...
     """Does the file's name, or that of a folder on the way to it, begin with a dot? Temporary files are hidden."""
     return any(part.startswith(".") for part in file.relative_to(folder).parts)
 
+# %% ../../nbs/files/io.ipynb #6bd1ed80
 def _parts(value):
     "The bytes of a value, piece by piece. Each piece contains a type or a length, so that 1, 1.0 and '1' differ."
     if hasattr(value, "state_dict"): value = {"module": type(value).__name__, "state": dict(value.state_dict())}
