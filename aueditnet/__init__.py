@@ -7,7 +7,7 @@ _HOME = {
     "InputError": "files.errors", "AUS": "facs", "PRESETS": "facs", "parse": "facs", "DISFA": "data", "align_face": "align",
     "Generator": "stylegan2", "AUNet": "recognition", "IRSE50": "recognition", "Encoder": "inversion",
     "Inverter": "inversion", "AUEditNet": "editor", "EditLoss": "losses", "LossConfig": "losses", "Learner": "training",
-    "TrainConfig": "training", "train": "training", "evaluate": "evaluation", "FaceModel": "pipeline",
+    "TrainConfig": "training", "train": "runs.train", "evaluate": "evaluation", "FaceModel": "pipeline",
     "Pipeline": "pipeline", "edit_photo": "photo", "Explorer": "explore"}
 __all__ = ["__version__", *_HOME]
 

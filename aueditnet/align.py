@@ -55,8 +55,10 @@ def align_face(image,              # HxWx3 uint8 RGB
     fine = size * max(1, math.ceil(side / size))
     t = (np.arange(fine) + 0.5) / fine
     down, across = quad[1] - quad[0], quad[3] - quad[0]
-    places = quad[0] - origin + t[:, None, None] * down + t[None, :, None] * across
-    crop = cv2.remap(image, places.astype(np.float32), None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    rows, columns = quad[0] - origin + t[:, None] * down, t[:, None] * across
+    places = np.empty((2, fine, fine), np.float32)  # x and y in two planes, filled without a copy in float64
+    for k in (0, 1): np.add(rows[:, None, k], columns[:, k], places[k], casting="same_kind")
+    crop = cv2.remap(image, *places, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     return crop if fine == size else cv2.resize(crop, (size, size), interpolation=cv2.INTER_AREA)
 
 # %% ../nbs/03_align.ipynb #e443fd88
@@ -91,19 +93,31 @@ def aligned_frames(dataset,    # `data.DISFA`, or anything with its `frame` and 
                    frames,     # frame numbers, from 0
                    size: int,  # side of the crops, pixels
                    zoom: float = 1.25,  # as in `ffhq_quad`
+                   skip: bool = False,  # leave out frames whose landmarks lie outside the picture
                    ) -> dict:  # {frame number: (size, size, 3) uint8}
     """Face crops of some frames of one subject, read in the video's order."""
-    points = dataset.landmarks(subject)
-    return {i: align_face(dataset.frame(subject, i), points[i], size, zoom) for i in sorted(set(frames))}
+    points, crops = dataset.landmarks(subject), {}
+    for i in sorted(set(frames)):
+        picture = dataset.frame(subject, i)
+        try: crops[i] = align_face(picture, points[i], size, zoom)
+        except InputError:
+            if not skip: raise
+    return crops
 
 def neutral_faces(dataset,             # `data.DISFA`
                   size: int,           # side of the crops, pixels
                   zoom: float = 1.25,  # as in `ffhq_quad`
                   subjects=TEST,       # whose faces
                   ) -> dict:           # {subject: (size, size, 3) uint8}
-    """The first of the least expressive frames of each subject, as a face crop."""
-    still = {s: int(np.argmin(np.where(dataset.usable(s), dataset.labels(s).sum(1), np.inf))) for s in subjects}
-    return {s: aligned_frames(dataset, s, [i], size, zoom)[i] for s, i in still.items()}
+    """The first of the least expressive frames of each subject that can be aligned, as a face crop."""
+    faces = {}
+    for s in subjects:
+        expression = np.where(dataset.usable(s), np.nansum(dataset.labels(s), 1), np.inf)
+        order = (int(i) for i in np.argsort(expression, kind="stable") if np.isfinite(expression[i]))
+        crops = (crop for i in order for crop in aligned_frames(dataset, s, [i], size, zoom, skip=True).values())
+        if (face := next(crops, None)) is None: raise InputError(f"{s}: no frame can be aligned; leave the subject out")
+        faces[s] = face
+    return faces
 
 # %% ../nbs/03_align.ipynb #c7501305
 #| code-fold: true

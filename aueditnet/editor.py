@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from .files.errors import InputError
-from .files.networks import load_checked
+from .files.networks import Entries, Loadable
 from .facs import AUS, PRESETS
 
 # %% ../nbs/07_editor.ipynb #5028c41f
@@ -93,17 +93,17 @@ class PsiDec(nn.Module):
         return UNITS * (u + (self.unbend * torch.tanh(u[..., None] * self.steepness)).sum(-1))
 
 # %% ../nbs/07_editor.ipynb #0a7eaa9e
-class Editor(nn.Module):
+class Editor(Loadable):
     """Base class of editors in W+. Subclasses define `au_logits(w) -> (z, logits)`, `displacement(z, label)` and the
     maps `psi_enc`, `psi_dec` between intensities (B, 12) and labels (B, L, 12)."""
 
     def estimate(self, w):
         "AU estimate of codes (B, L, d): intensities (B, 12), nominally 0 to 5."
-        return self.psi_dec(self.au_logits(w)[1])
+        return self.psi_dec(self.au_logits(self.receive(w))[1])
 
     def read(self, w):
         "Embedding z, and the level-wise label (B, L, 12) of the AU estimate."
-        z, logits = self.au_logits(w)
+        z, logits = self.au_logits(self.receive(w))
         return z, self.psi_enc(self.psi_dec(logits))
 
     def label(self, target, own):
@@ -121,6 +121,7 @@ class Editor(nn.Module):
              source=None,           # (B, 12) the source's intensities where known, NaN elsewhere; None reads all from w
              ) -> torch.Tensor:     # (B, L, d) edited codes
         "Remove the source's AUs and add the target's. Negative, fractional and beyond-5 intensities are valid."
+        w = self.receive(w)
         z, own = self.read(w)
         if source is not None: own = self.label(source, own)
         return w + self.displacement(z, self.label(target, own) - own)
@@ -133,7 +134,7 @@ class Editor(nn.Module):
         "For the losses: edited codes, AU estimates before and after the edit, round trip of the request."
         edited = self.edit(w, target)
         return dict(edited=edited, source_estimate=self.estimate(w), edited_estimate=self.estimate(edited),
-                    round_trip=self.psi_dec(self.psi_enc(target)))
+                    round_trip=self.psi_dec(self.psi_enc(torch.nan_to_num(target))))
 
 # %% ../nbs/07_editor.ipynb #9c258821
 class LevelLinear(nn.Module):
@@ -177,9 +178,8 @@ class LevelModules(nn.Module):
 #| code-summary: "Supporting code: standardisation and ridge regression"
 class Standardised(Editor):
     "An editor that standardises codes with the mean and the standard deviation of the training codes."
-    def __init__(self, n_levels: int, dim: int, **config):  # `config` is kept, to rebuild the editor
+    def __init__(self, n_levels: int, dim: int):
         super().__init__()
-        self.config = dict(n_levels=n_levels, dim=dim, **config)
         self.register_buffer("mean", torch.zeros(n_levels, dim))
         self.register_buffer("std", torch.ones(n_levels, dim))
 
@@ -226,7 +226,7 @@ class AUEditNet(Standardised):
                  rank: int = 16,       # of the deviation of a face from the shared directions
                  dropout: float = 0.1, # of the hidden layer, in training
                  noise: float = 0.1):  # on standardised codes, in training
-        super().__init__(n_levels, dim, hidden=hidden, embed=embed, rank=rank)
+        super().__init__(n_levels, dim)
         self.psi_enc, self.psi_dec = PsiEnc(n_levels), PsiDec(n_levels)
         self.levels = LevelModules(n_levels, dim, hidden, embed, rank, dropout, noise)
 
@@ -244,14 +244,12 @@ class AUEditNet(Standardised):
         self.levels.enc_linear.bias.copy_((y / UNITS).mean(0).expand(len(self.mean), -1))
         return self
 
-    @classmethod
-    def from_state_dict(cls, state: dict, **config) -> "AUEditNet":
-        "Rebuild in eval mode; sizes are read off the tensors. Raises `InputError` for other state dicts."
+    @staticmethod
+    def sizes(state: Entries) -> dict:
+        "Arguments of the constructor, read off the tensors. Raises `InputError` for other state dicts."
         names = ("levels.base", "levels.basis", "levels.enc_hidden.weight", "levels.enc_z.weight")
         if missing := [n for n in names if n not in state]:
             raise InputError(f"not an AUEditNet state dict: {', '.join(missing)} missing")
         base, basis, hidden, embed = (state[n] for n in names)
-        sizes = dict(hidden=hidden.shape[2], embed=embed.shape[2], rank=basis.shape[1])
-        net = cls(base.shape[0], base.shape[2], **sizes, **config)
-        load_checked(net, state)
-        return net.eval()
+        return dict(n_levels=base.shape[0], dim=base.shape[2], hidden=hidden.shape[2], embed=embed.shape[2],
+                    rank=basis.shape[1])

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MEASURES', 'icc31', 'mae', 'mse', 'agreement', 'bootstrap_subjects', 'face_box', 'psnr', 'EvaluationSet',
            'read_counterfactual', 'off_diagonal', 'finite_mean', 'summarise', 'Evaluation', 'evaluate', 'edit_one_au',
-           'change', 'leakage', 'leakage_matrix', 'response_curve', 'round_trip', 'main']
+           'similarity', 'change', 'leakage', 'leakage_matrix', 'response_curve', 'round_trip']
 
 # %% ../nbs/10_evaluation.ipynb #5f8609f6
 import csv
@@ -16,15 +16,13 @@ import cv2
 import numpy as np
 import torch
 from PIL import Image
-from rich.console import Console
 from tqdm import tqdm
 
 from .files.errors import InputError
-from .files.io import data_dir
 from .files.latents import cache_latents
-from .files.reports import Measurement, Report, check_report_file, save_record
+from .files.reports import Measurement, Report
 from .facs import AUS, PRESETS, to_vector
-from .data import DISFA, TEST, PairSampler, intensity_table
+from .data import TEST, PairSampler, intensity_table
 from .align import aligned_frames, neutral_faces
 
 # %% ../nbs/10_evaluation.ipynb #123dae94
@@ -82,6 +80,7 @@ def face_box(size: int, zoom: float = 1.25) -> tuple:  # of an aligned picture -
 
 def psnr(a, b, box=None):  # (..., H, W, 3) uint8; two slices, rows and columns, or None for the whole frame
     """Peak signal-to-noise ratio of pictures (...) in decibels; infinite for equal ones."""
+    if np.ndim(a) > 3: return np.array([psnr(x, y, box) for x, y in zip(a, b)])  # as float64 a stack would be large
     a, b = (np.asarray(p, np.float64) / 255 for p in (a, b))
     if box is not None: a, b = (p[..., box[0], box[1], :] for p in (a, b))
     with np.errstate(divide="ignore"): return (-10 * np.log10(((a - b) ** 2).mean((-3, -2, -1))))[()]
@@ -105,18 +104,22 @@ class EvaluationSet:
 
     @classmethod
     def frame_pairs(cls, dataset, size: int, zoom: float = 1.25, subjects=TEST, pairs: int = 24, seed: int = 0):
-        """`pairs` pairs of frames of each subject of a `data.DISFA`, balanced over intensities."""
+        """`pairs` pairs of frames of each subject with two usable frames, balanced over intensities."""
         pictures, rows, labels, who = [], [], [], []
         for subject in tqdm(subjects, "reading frames", leave=False, disable=None):
             known = dataset.labels(subject)
+            if dataset.usable(subject).sum() < 2: continue
             drawn = PairSampler({subject: known}, seed, {subject: dataset.usable(subject)}).sample(4 * pairs)
             chosen = [(a, b) for _, a, b in drawn if a != b][:pairs]
-            frames = aligned_frames(dataset, subject, {i for pair in chosen for i in pair}, size, zoom)
+            frames = aligned_frames(dataset, subject, {i for pair in chosen for i in pair}, size, zoom, skip=True)
+            chosen = [pair for pair in chosen if all(i in frames for i in pair)]
+            if not chosen: continue  # a single frame, or none that can be aligned
             row = {i: len(pictures) + k for k, i in enumerate(frames)}
             pictures += frames.values()
             rows += [(row[a], row[b]) for a, b in chosen]
             labels, who = labels + [known[b] for _, b in chosen], who + [subject] * len(chosen)
-        faces = neutral_faces(dataset, size, zoom, subjects)
+        if not who: raise InputError(f"{dataset.root}: nobody has two frames that can be aligned, so there is no pair")
+        faces = neutral_faces(dataset, size, zoom, [s for s in subjects if s in who])
         neutral = {s: len(pictures) + k for k, s in enumerate(faces)}
         return cls(np.stack(pictures + [*faces.values()]), *zip(*rows), labels, who, neutral,
                    settings={"seed": seed, "labels": dataset.label_origin})
@@ -203,21 +206,24 @@ class Evaluation:
         self.neutral, self.inversions = self.codes[[*data.neutral.values()]], model.synthesize(self.codes)
         faces, row = np.unique(data.source, return_inverse=True)
         self.identities = {f"identity_{name}": model.embed(pictures[faces])[row]
-                           for name, pictures in (("source", x), ("inversion", self.inversions))}
+                           for name, pictures in (("source", x), ("inversion", self.inversions))
+                           if model.identity_evaluator is not None}
 
     @torch.no_grad()
     def edit(self, editor, strength: float = 1.) -> np.ndarray:  # (n, S, S, 3) uint8
         "The pictures of all edits; `strength` scales the displacement of the codes."
         w, requests = self.codes[self.data.source], torch.from_numpy(self.data.labels)
-        edited = torch.cat([editor.edit(*part) for part in zip(*(v.split(self.model.batch) for v in (w, requests)))])
+        edited = self.model.edit_codes(w, requests, editor)
         return self.model.synthesize(edited if strength == 1 else w + strength * (edited - w))
 
     def measure(self, images) -> dict:  # images (n, S, S, 3) uint8, one for each edit -> {name: (n, ...)}
         "Readings of both evaluators, identity, PSNR and distance to the ground truth."
-        model, target, vector = self.model, self.data.pictures[self.data.target], self.model.embed(images)
-        box, distance = face_box(model.size, model.zoom), model.distance(images, target)
+        model, target = self.model, self.data.pictures[self.data.target]
+        box = face_box(model.size, model.zoom)
         found = {"a": model.read(images), "psnr_frame": psnr(images, target), "psnr_face": psnr(images, target, box)}
         if model.evaluator_b is not None: found["b"] = model.read(images, model.evaluator_b)
+        if model.identity_evaluator is None: return found
+        vector, distance = model.embed(images), model.distance(images, target)
         for kind in () if self.data.kind is None else np.unique(self.data.kind):
             found[f"distance_{kind}"] = np.where(self.data.kind == kind, distance, np.nan)
         return found | {"distance": distance} | {name: (vector * own).sum(1) for name, own in self.identities.items()}
@@ -253,7 +259,11 @@ def edit_one_au(model, editor, w, k: int, value: float) -> np.ndarray:  # k: num
     "Pictures of the codes `w` with one AU at `value` and the others unchanged."
     request = torch.full((len(w), len(AUS)), torch.nan)
     request[:, k] = value
-    return model.synthesize(editor.edit(w, request))
+    return model.synthesize(model.edit_codes(w, request, editor))
+
+def similarity(model, a, b) -> np.ndarray:  # pictures (n, S, S, 3) uint8 -> (n,) cosine of identity, or NaN
+    if model.identity_evaluator is None: return np.full(len(a), np.nan)
+    return (model.embed(a) * model.embed(b)).sum(1)
 
 def change(model, before, after) -> dict:  # before, after: (n, S, S, 3) uint8, the same faces -> {name: (n, ...)}
     """Change of each face: "aus" (n, 12) intensities; "identity" 1 - cosine; "pose" shift above the brows, pixels;
@@ -264,7 +274,7 @@ def change(model, before, after) -> dict:  # before, after: (n, S, S, 3) uint8, 
     window = cv2.createHanningWindow(above[0].shape[:0:-1], cv2.CV_32F)
     around[rows, columns] = False
     return {"aus": model.read(after) - model.read(before),
-            "identity": 1 - (model.embed(after) * model.embed(before)).sum(1),
+            "identity": 1 - similarity(model, after, before),
             "pose": np.array([np.hypot(*cv2.phaseCorrelate(a, b, window)[0]) for a, b in zip(*above)]),
             "light": abs(grey[1][:, around].mean(1) - grey[0][:, around].mean(1)),
             "colour": abs(after.mean((1, 2)) - before.mean((1, 2))).mean(1)}
@@ -314,36 +324,10 @@ def round_trip(model,        # `pipeline.FaceModel`
     """Edit faces and back to the intensities that the editor read from them. "code" is the remaining share of the
     displacement; the others compare the pictures of start and end."""
     if labels is None: labels = np.resize([to_vector(emotion) for emotion in PRESETS.values()], (len(w), len(AUS)))
-    editor = editor or model.editor
-    there = editor.edit(w, torch.as_tensor(labels, dtype=torch.float32))
-    back = editor.edit(there, editor.estimate(w))
+    there = model.edit_codes(w, torch.as_tensor(labels, dtype=torch.float32), editor)
+    back = model.edit_codes(there, model.estimate_codes(w, editor), editor)
     before, after = model.synthesize(w), model.synthesize(back)
     length, remaining = ((code - w).flatten(1).norm(dim=1) for code in (there, back))
     return {"code": float((remaining / length).mean()), "aus": abs(model.read(after) - model.read(before)).mean(0),
-            "identity": float((model.embed(after) * model.embed(before)).sum(1).mean()),
+            "identity": float(similarity(model, after, before).mean()),
             "psnr_face": float(psnr(before, after, face_box(model.size, model.zoom)).mean())}
-
-# %% ../nbs/10_evaluation.ipynb #bd40d3a3
-#| code-fold: true
-#| code-summary: "Supporting code: the command"
-def main(model,            # `pipeline.FaceModel`
-         data=None,        # a folder in DISFA's layout; None is the bundled synthdisfa
-         out=None,         # where the record goes, .json or .csv (the frames' table only); None writes nothing
-         pairs: int = 40,  # edits of each subject
-         ) -> dict:        # "frames", "counterfactual": `Report`; "leakage", "response", "round_trip"
-    """Evaluate a model on fold P3, print the tables and write the record."""
-    if out is not None: check_report_file(out)
-    folder, say = Path(data or data_dir() / "synthdisfa"), Console().print
-    frames = Evaluation(model, EvaluationSet.frame_pairs(DISFA(folder), model.size, model.zoom, pairs=pairs))
-    record = {"frames": frames.report()}
-    if (grid := folder / "counterfactual" / "truth.csv").is_file():
-        record["counterfactual"] = evaluate(model, EvaluationSet.counterfactual(grid.parent, model.size))
-    for report in record.values(): say(report.table())
-    leak, curve, back = (f(model, frames.neutral) for f in (leakage_matrix, response_curve, round_trip))
-    record |= {"leakage": leak, "response": curve, "round_trip": back}
-    own = leak["aus"].diagonal()
-    say(f"one requested AU changes by {own.mean():.2f} per unit (least {AUS[own.argmin()]}, {own.min():.2f}), "
-        f"any other by {off_diagonal(leak['aus']):.3f}; the response has an R2 of {curve['r2'].min():.2f} at least; "
-        f"there and back, {back['code']:.1%} of the displacement in W+ remains")
-    if out is not None: record["frames"].save(out) if Path(out).suffix == ".csv" else save_record(out, **record)
-    return record

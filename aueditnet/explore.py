@@ -39,9 +39,13 @@ def survey(pipeline,  # a `Pipeline`
 # %% ../nbs/13_explore.ipynb #66632b5c
 #| code-fold: true
 #| code-summary: "Supporting code: the layout of the sheet"
-def _one(value):
-    "One decimal, and no minus before a zero."
-    return f"{round(value, 1) + 0:.1f}"
+def _reading(edit, au):
+    "The measured intensity with one decimal and no minus before a zero; a dash where the model has no evaluator."
+    return f"{round(edit.measured[au], 1) + 0:.1f}" if au in edit.measured else "-"
+
+def _similarity(value):
+    "Identity similarity; a dash where the model has no network for it."
+    return f"{value:.2f}" if value == value else "-"
 
 def sheet(edits,          # of `survey`
           title="AUEditNet",  # in bold, upper left
@@ -59,7 +63,7 @@ def sheet(edits,          # of `survey`
              "inversion": (first.inversion, "encoder and generator, no edit")}
     for name in presets:
         edit = edits[name][0]
-        note = ", ".join(f"{au} {value:g} ({_one(edit.measured[au])})" for au, value in edit.requested.items())
+        note = ", ".join(f"{au} {value:g} ({_reading(edit, au)})" for au, value in edit.requested.items())
         above[name] = edit.image, note
     for i, (name, (picture, note)) in enumerate(above.items()):
         x = canvas.width - 32 - (len(above) - i) * (big + 14) + 14
@@ -74,7 +78,7 @@ def sheet(edits,          # of `survey`
             left = x + label + j * (tile + gap)
             if k % 6 == 0: draw.text((left + tile / 2, y - 8), f"{edit.requested[au]:g}", INK, font(19, True), "mb")
             canvas.paste(resized(edit.image, tile, tile), (left, y))
-            draw.text((left + 6, y + tile - 5), _one(edit.measured[au]), "white", font(14, True), "ls",
+            draw.text((left + 6, y + tile - 5), _reading(edit, au), "white", font(14, True), "ls",
                       stroke_width=2, stroke_fill=INK)
     return canvas
 
@@ -90,19 +94,21 @@ def _print_table(edits):  # of `survey`
     table = Table("requested", *requested, f"identity at {requested[-1]}", box=box.SIMPLE_HEAD,
                   title="Measured intensity, and identity similarity to the given face")
     for au in AUS:
-        table.add_row(f"{au} {NAMES[au]}", *(_one(e.measured[au]) for e in edits[au]), f"{edits[au][-1].identity:.2f}")
+        table.add_row(f"{au} {NAMES[au]}", *(_reading(e, au) for e in edits[au]),
+                      _similarity(edits[au][-1].identity))
     Console().print(table)
     for name in (n for n in edits if n not in AUS):
         edit = edits[name][0]
-        named = (f"{au} {value:g} (measured {_one(edit.measured[au])})" for au, value in edit.requested.items())
-        print(f"{name}: {', '.join(named)}, identity {edit.identity:.2f}")
+        named = (f"{au} {value:g} (measured {_reading(edit, au)})" for au, value in edit.requested.items())
+        print(f"{name}: {', '.join(named)}, identity {_similarity(edit.identity)}")
 
 def demo(out="aueditnet-demo.png",  # the sheet, a picture file
          subject: str = "SN008",     # whose face; the editor was not trained on the subjects of P3
-         model: str = "heads128",    # name of a bundled model
+         model: str = "heads128",    # name of a bundled model, or a model folder
+         device="auto",              # "auto", "cpu", "cuda", "mps"
          ) -> dict:                  # the edits, as of `survey`
     """Edit a test subject's frame in every way, write one sheet, and print requested against measured intensities."""
-    out, pipeline = check_folder(out), Pipeline.from_pretrained(model)
+    out, pipeline = check_folder(out), Pipeline.from_pretrained(model, device=device)
     dataset = DISFA(data_dir() / "synthdisfa", [subject])
     edits = survey(pipeline, neutral_faces(dataset, pipeline.size, pipeline.zoom, [subject])[subject])
     text = (f"{model} on {subject}, who was not trained on.\n"
@@ -110,8 +116,10 @@ def demo(out="aueditnet-demo.png",  # the sheet, a picture file
             "Numbers in the pictures:\nintensity that an evaluator network reads.")
     replace_file(out, lambda file: sheet(edits, text=text).save(file, quality=90))
     _print_table(edits)
-    given, inverted = pipeline.embed(np.stack([edits[AUS[0]][0].crop, edits[AUS[0]][0].inversion]))
-    print(f"inversion: identity {given @ inverted:.2f}\nwritten to {os.path.relpath(out)}")
+    if pipeline.identity_evaluator is not None:
+        given, inverted = pipeline.embed(np.stack([edits[AUS[0]][0].crop, edits[AUS[0]][0].inversion]))
+        print(f"inversion: identity {given @ inverted:.2f}")
+    print(f"written to {os.path.relpath(out)}")
     return edits
 
 # %% ../nbs/13_explore.ipynb #9bdd421b
@@ -176,7 +184,7 @@ class Explorer(Panel):
         "Show a face. The encoder runs here and nowhere else."
         crop = self.pipeline.face(self._faces[name], name=name)
         self._w = self.pipeline.invert(crop[None])
-        with torch.no_grad(): source = self.pipeline.editor.estimate(self._w)[0].numpy()
+        source = self.pipeline.estimate_codes(self._w)[0].numpy()
         self.rest = source.round(1).clip(-2, 7)   # positions of the sliders for the face as it is
         self.before.value = encode_png(crop)
         self.set({})
@@ -195,8 +203,9 @@ class Explorer(Panel):
         values = np.array([slider.value for slider in self.sliders.values()], np.float32)
         moved = (abs(values - self.rest) > 0.05) & (not self.compare.value)
         request = torch.from_numpy(np.where(moved, values, np.float32("nan")))[None]
-        with torch.no_grad(): self.image = self.pipeline.synthesize(self.pipeline.editor.edit(self._w, request))[0]
+        self.image = self.pipeline.synthesize(self.pipeline.edit_codes(self._w, request))[0]
         self.after.value = encode_png(self.image)
+        if self.pipeline.evaluator is None: return
         measured = self.pipeline.read(self.image[None])[0]
         readings = ", ".join(f"{au} <b>{measured[k]:.1f}</b>" for k, au in enumerate(AUS) if moved[k])
         self.message.value = f"measured by an evaluator network: {readings or 'no request yet'}"

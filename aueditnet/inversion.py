@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['BAND_GAINS', 'COMPARED', 'StyleHead', 'run_heads', 'head_widths', 'Encoder', 'to_tensor', 'to_uint8', 'bands',
-           'face_weight', 'pyramid_loss', 'gradient_eigenbasis', 'complete_basis', 'refine', 'Inverter', 'read_e4e',
-           'open_source', 'invert']
+           'face_weight', 'pyramid_loss', 'gradient_eigenbasis', 'complete_basis', 'refine', 'InverterFiles',
+           'Inverter', 'read_e4e', 'open_source', 'invert']
 
 # %% ../nbs/06_inversion.ipynb #a8eef41c
+import math
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from .files import weights
 from .files.errors import InputError
 from .files.io import SUFFIXES, content_hash, is_hidden, read_image
 from .files.latents import LatentCache, fill
+from .files.model_folder import ModelFolder
 from .files.networks import Entries, bf16_available
 from .files.videofile import Video
 from .align import ALIGN_VERSION, cut_face
@@ -165,7 +167,7 @@ COMPARED = 256  # pixels; larger pictures are compared at this size
 def _gradient(generator, code, x, zoom):
     "Gradient of every picture's error with respect to its own code."
     # bfloat16 suffices on the way to a code; final pictures are computed in float32
-    with torch.autocast(code.device.type, torch.bfloat16, enabled=bf16_available()):
+    with torch.autocast(code.device.type, torch.bfloat16, enabled=bf16_available(code.device)):
         made = generator.synthesize(code, x.shape[-1])
     # the loss is a mean over the batch; multiplied by its size, a code does not depend on the others of its batch
     return torch.autograd.grad(150 * pyramid_loss(made, x, zoom) * len(code), code)[0]
@@ -179,7 +181,8 @@ def gradient_eigenbasis(generator: Generator,
     """The directions in W+ in which the error of pictures varies most: eigenvectors of the gradients' second moment."""
     moment = 0
     for w, x in batches:
-        w, x = w.detach().clone().requires_grad_(True), resized(x, min(generator.size, COMPARED))
+        w, x = (t.detach().to(generator.device) for t in (w, x))
+        w, x = w.clone().requires_grad_(True), resized(x, min(generator.size, COMPARED))
         g = _gradient(generator, w, x, zoom).flatten(1)
         moment = moment + g.T @ g
     return torch.linalg.eigh(moment)[1].T[-n:].contiguous()
@@ -187,9 +190,10 @@ def gradient_eigenbasis(generator: Generator,
 def complete_basis(rows: torch.Tensor,  # (n, D), nearly orthogonal to each other
                    ) -> torch.Tensor:  # (D, D) orthogonal; its first n rows span the same space as `rows`
     """An orthogonal basis: the given directions and seeded random ones."""
+    rows = rows.detach().float().cpu()
     n, size = rows.shape
     rest = torch.randn(size - n, size, generator=torch.Generator().manual_seed(0))
-    return torch.linalg.qr(torch.cat([rows.float(), rest]).T)[0].T.contiguous()
+    return torch.linalg.qr(torch.cat([rows, rest]).T)[0].T.contiguous()
 
 # %% ../nbs/06_inversion.ipynb #f26d07ce
 def refine(generator: Generator,
@@ -202,7 +206,7 @@ def refine(generator: Generator,
            zoom: float = 1.25,  # of the face crop
            ) -> torch.Tensor:  # (B, L, d)
     """Codes whose pictures are nearer to `x`: Adam on each code, along the rows of the preconditioner."""
-    w, x = w.detach(), resized(x, min(generator.size, COMPARED))
+    w, x = w.detach(), resized(x.to(w.device), min(generator.size, COMPARED))
     along = torch.zeros(len(w), w[0].numel(), device=w.device, requires_grad=True)
     moved = lambda: (along.detach() if preconditioner is None else along.detach() @ preconditioner).view_as(w)
     optimiser = torch.optim.Adam([along], rate, (0.7, 0.95))
@@ -216,8 +220,36 @@ def refine(generator: Generator,
     return w + moved()
 
 # %% ../nbs/06_inversion.ipynb #fbc39a5c
-class Inverter:
-    """Encoder and generator together: pictures to W+ and back."""
+#| code-fold: true
+#| code-summary: "Supporting code: inverters of model folders and of the public e4e file"
+class InverterFiles:
+    "The ways to load an `Inverter`."
+    @classmethod
+    def from_parts(cls, part,     # name of a part -> network or tensor, or None: see `files.model_folder.PARTS`
+                   config: dict,  # of the model folder
+                   steps: int = None):
+        """The inverter of a model folder."""
+        return cls(part("encoder"), part("generator"), part("latent_avg"), config["input_size"], config["crop_zoom"],
+                   config["refinement"] if steps is None else steps, part("preconditioner"))
+
+    @classmethod
+    def from_pretrained(cls, name="heads128",   # of a bundled model, a model folder, or "user/repo" of the hub
+                        steps: int = None,      # of refinement; None: as the model's configuration says
+                        ) -> "Inverter":
+        """Encoder, generator, average latent and preconditioner of a model."""
+        model, optional = ModelFolder(name), ("latent_avg", "preconditioner")
+        part = lambda key: None if key in optional and key not in model else model.load(key)[0]
+        return cls.from_parts(part, model.config, steps)
+
+    @classmethod
+    def from_e4e(cls, path) -> "Inverter":
+        """From the public e4e file: `state_dict` with encoder.* and decoder.*, `latent_avg`, `opts`."""
+        encoder, decoder, latent_avg = read_e4e(path)
+        return cls(Encoder.from_state_dict(encoder), Generator.from_state_dict(decoder), latent_avg)
+
+# %% ../nbs/06_inversion.ipynb #9fd5fd07
+class Inverter(InverterFiles, nn.Module):
+    """Encoder and generator together: pictures to W+ and back. Inputs are moved to its device, results stay there."""
     def __init__(self,
                  encoder,  # pictures (B, 3, size_in, size_in) -> codes (B, L, d)
                  generator: Generator,
@@ -226,14 +258,22 @@ class Inverter:
                  zoom: float = 1.,  # crop of the aligned face that the weights were trained on, see `align.align_face`
                  steps: int = 0,  # of refinement after the encoder
                  preconditioner: torch.Tensor = None):  # (n, L*d) rows of `gradient_eigenbasis`; None: the coordinates
+        super().__init__()
         shape, own = (generator.n_levels, generator.style_dim), (encoder.n_levels, encoder.style_dim)
-        if own != shape: raise InputError(f"the encoder's codes {own} do not fit the generator {shape}")
+        if own != shape:
+            raise InputError(f"the encoder's codes {own} do not fit the generator {shape}: "
+                             f"they have {own[0]} and {shape[0]} levels of width {own[1]} and {shape[1]}")
         self.encoder, self.generator, self.size_in, self.zoom, self.steps = encoder, generator, size_in, zoom, steps
-        self.eigenbasis = preconditioner
-        self.preconditioner = None if preconditioner is None else complete_basis(preconditioner)
-        self.latent_avg = torch.zeros(shape) if latent_avg is None else latent_avg
-        if (given := tuple(self.latent_avg.shape)) not in (shape, shape[1:]):
+        self.eigenbasis, whole = preconditioner, None
+        if preconditioner is not None:
+            if preconditioner.ndim != 2 or preconditioner.shape[1] != math.prod(shape):
+                raise InputError(f"the preconditioner {tuple(preconditioner.shape)} does not fit the codes {shape}")
+            whole = complete_basis(preconditioner)
+        average = torch.zeros(shape) if latent_avg is None else latent_avg
+        if (given := tuple(average.shape)) not in (shape, shape[1:]):
             raise InputError(f"the average latent {given} does not fit the codes {shape}")
+        self.register_buffer("latent_avg", average, persistent=False)
+        self.register_buffer("preconditioner", whole, persistent=False)
 
     @property
     def size(self): return self.generator.size  # side of the pictures
@@ -243,9 +283,11 @@ class Inverter:
                steps: int = None,  # of refinement; None: the inverter's own number
                ) -> torch.Tensor:  # (B, L, d)
         """Codes of aligned pictures."""
-        x, steps = to_tensor(x), self.steps if steps is None else steps
-        w = self.encoder(resized(x, self.size_in)) + self.latent_avg
-        return refine(self.generator, w, x, steps, self.preconditioner, zoom=self.zoom) if steps else w
+        x, steps = to_tensor(x).to(self.latent_avg.device), self.steps if steps is None else steps
+        w = self.encoder(resized(x, self.size_in)).float() + self.latent_avg.float()
+        if not steps: return w
+        basis = None if self.preconditioner is None else self.preconditioner.float()
+        return refine(self.generator, w, x, steps, basis, zoom=self.zoom)
 
     @torch.no_grad()
     def synthesize(self, w: torch.Tensor, size: int = None) -> torch.Tensor:  # (B, 3, size, size)
@@ -257,22 +299,6 @@ class Inverter:
         rows of the preconditioner (the completed basis differs in the last digit between machines)."""
         refinement = (self.generator, self.eigenbasis) if self.steps else ()
         return content_hash(self.encoder, self.latent_avg, self.size_in, self.zoom, self.steps, *refinement)
-
-    @classmethod
-    def from_pretrained(cls, name: str = "heads128",
-                        steps: int = None,  # of refinement; None: as stored with the weights
-                        ) -> "Inverter":
-        """The bundled encoder, generator and preconditioner; no network."""
-        encoder, (generator, meta) = weights.load(f"{name}-encoder")[0], weights.load(f"{name}-generator")
-        steps = meta.get("refinement", 0) if steps is None else steps
-        return cls(Encoder.from_state_dict(encoder), Generator.from_state_dict(generator), size_in=meta["size_in"],
-                   zoom=meta["zoom"], steps=steps, preconditioner=weights.load(f"{name}-preconditioner")[0]["axes"])
-
-    @classmethod
-    def from_e4e(cls, path) -> "Inverter":
-        """From the public e4e file: `state_dict` with encoder.* and decoder.*, `latent_avg`, `opts`."""
-        encoder, decoder, latent_avg = read_e4e(path)
-        return cls(Encoder.from_state_dict(encoder), Generator.from_state_dict(decoder), latent_avg)
 
 # %% ../nbs/06_inversion.ipynb #29284903
 #| code-fold: true

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from .files import weights
 from .files.errors import InputError
-from .files.networks import Entries, Loadable, load_checked, mode, tune_allocator
+from .files.networks import Entries, Loadable, load_checked, mode
 
 # %% ../nbs/04_stylegan2.ipynb #27da5dd2
 class EqualLinear(nn.Module):
@@ -32,7 +32,7 @@ class EqualLinear(nn.Module):
         self.scale, self.lr_mul, self.activate = lr_mul / math.sqrt(n_in), lr_mul, activate
 
     def forward(self, x):  # (..., n_in) -> (..., n_out)
-        x = F.linear(x, self.weight * self.scale, self.bias * self.lr_mul)
+        x = F.linear(x.to(self.weight.dtype), self.weight * self.scale, self.bias * self.lr_mul)
         return F.leaky_relu(x, 0.2) * math.sqrt(2) if self.activate else x
 
 # %% ../nbs/04_stylegan2.ipynb #56720580
@@ -59,7 +59,7 @@ class LatentSpace(Loadable):
             mean: torch.Tensor = None  # (d,) centre of the truncation; None: `mean_latent`
             ) -> torch.Tensor:  # (B, d) codes in W
         """z to w."""
-        w = self.style(z)
+        w = self.style(self.receive(z))
         centre = self.mean_latent if mean is None else mean
         return w if truncation == 1 else centre + truncation * (w - centre)
 
@@ -67,7 +67,7 @@ class LatentSpace(Loadable):
     def estimate_mean_latent(self, n: int = 4096, seed: int = 0):
         """Sets `mean_latent` to the mean w of `n` seeded samples."""
         z = torch.randn(n, self.style_dim, generator=torch.Generator().manual_seed(seed))
-        self.mean_latent.copy_(self.style(z).mean(0))
+        self.mean_latent.copy_(self.style(self.receive(z)).mean(0))
         return self
 
 # %% ../nbs/04_stylegan2.ipynb #c4ea5177
@@ -112,7 +112,7 @@ class ModulatedConv(nn.Module):
         style = self.modulation(w).float() * self.scale
         if not self.demodulate: return style, style.new_ones(len(style), self.weight.shape[1])
         # the sum runs along the memory order that `channels_last` sets, which is much faster than across it
-        weight = self.weight[0]
+        weight = self.weight[0].float()
         squares = weight.transpose(0, 1).square().sum((2, 3)) if self.upsample else weight.square().sum((2, 3)).T
         return style, torch.rsqrt(style.square() @ squares + 1e-8)
 
@@ -129,7 +129,8 @@ class ModulatedConv(nn.Module):
         weight, bias, (style, demod) = self.weight[0], gain * bias, self.factors(w)
         # with gradients, factors in the weights would cost one more convolution in the backward pass
         if len(x) == 1 and x[0, 0].numel() > weight[:, 0].numel() and not style.requires_grad:
-            return self.convolve(x, weight * style[0, :, None, None] * (gain * demod[0])[:, None, None, None], bias)
+            weight = weight * style[0, :, None, None] * (gain * demod[0])[:, None, None, None]
+            return self.convolve(x, weight.to(x.dtype), bias)
         x = self.convolve(x * style.to(x.dtype)[:, :, None, None], weight)
         return torch.addcmul(bias.to(x.dtype)[:, None, None], x, (gain * demod).to(x.dtype)[:, :, None, None])
 
@@ -193,7 +194,6 @@ def expand_codes(model, w_plus, size):  # codes (B, L, d) and the size; raises `
 
 def load_generator(model, state: Entries):  # the model with the entries and its mean latent
     """Fills a generator. Constants may be missing; without noise in the file, seeded noise takes its place."""
-    if model.size > 128: tune_allocator()
     for name in (k for k in state if k.endswith(".kernel")):
         if state[name].shape != (4, 4) or not torch.allclose(state[name].float(), blur_kernel(4.)):
             raise InputError(f"{name} is not the filter that StyleGAN2 uses")
@@ -229,7 +229,7 @@ class Generator(LatentSpace):
         super().__init__(style_dim, n_mlp)
         self.size, self.resolutions = size, [2 ** i for i in range(2, int(math.log2(size)) + 1)]
         self.n_levels = 2 * len(self.resolutions)
-        ch = channels or {r: min(512, 2 ** 15 // r) for r in self.resolutions}
+        ch = {int(r): n for r, n in (channels or {r: min(512, 2 ** 15 // r) for r in self.resolutions}).items()}
         self.input = Named(input=torch.randn(1, ch[4], 4, 4))  # all differences between pictures come from the codes
         self.conv1, self.to_rgb1 = StyledConv(ch[4], ch[4], style_dim), ToRGB(ch[4], style_dim)
         self.convs, self.to_rgbs, self.noises = nn.ModuleList(), nn.ModuleList(), nn.Module()
@@ -245,7 +245,7 @@ class Generator(LatentSpace):
                    size: int = None  # stop at this resolution: a preview that costs only its own levels
                    ) -> torch.Tensor:  # (B, 3, size, size), nominally in [-1, 1]
         """W+ to a picture."""
-        w_plus, size = expand_codes(self, w_plus, size)
+        w_plus, size = expand_codes(self, self.receive(w_plus), size)
         if len(w_plus) > 1 and size > 256 and not w_plus.requires_grad:  # one by one: faster, and less memory
             return torch.cat([self.synthesize(w, size) for w in w_plus.split(1)])
         noise = lambda i: getattr(self.noises, f"noise_{i}") if self.noisy else None

@@ -38,12 +38,20 @@ SPREAD = ("test_notebooks", "test_clean")   # files whose tests are independent 
 
 def pytest_collection_modifyitems(items):
     """For `pytest -n`: the tests of a file share fixtures and stay on one worker, but for those in `SPREAD`. The longest begin."""
+    gpu = any(item.get_closest_marker("gpu") for item in items) and has_gpu()
     for item in items:
+        if item.get_closest_marker("gpu") and not gpu:
+            item.add_marker(pytest.mark.skip(reason="this machine has no GPU"))
         name = item.path.stem
         if name not in SPREAD:
             item.add_marker(pytest.mark.xdist_group(name))
     first = ("test_docs", "test_notebooks", "test_browser", "test_training")
     items.sort(key=lambda item: first.index(item.path.stem) if item.path.stem in first else len(first))
+
+
+def has_gpu():
+    import torch
+    return torch.cuda.is_available() or torch.backends.mps.is_available()
 
 
 def close(a, b, eps=1e-5):

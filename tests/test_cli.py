@@ -3,13 +3,17 @@ import ast
 import errno
 import importlib
 import importlib.util
+import inspect
+import json
 import os
+import pkgutil
 import re
 import resource
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import create_autospec
 
 import numpy as np
 import pytest
@@ -20,9 +24,11 @@ from typer.testing import CliRunner
 
 from aueditnet import cli
 from aueditnet.cli import app
+from aueditnet.commands import files, options, training
 from aueditnet.facs import AUS
-from aueditnet.files import weights
+from aueditnet.files import model_folder, weights
 from aueditnet.files.errors import InputError
+from aueditnet.files.model_folder import PARTS, REMEDIES
 
 DATA = weights.data_dir() / "synthdisfa"
 PREVIOUS = b"an earlier result"
@@ -92,8 +98,10 @@ def replace(file, content):
 
 # What works
 
-COMMANDS = ["demo", "edit", "transfer", "estimate", "invert", "train", "evaluate", "ablate", "pretrain", "synthdisfa", "synthdisfa make", "weights",
-            "weights list", "weights path", "weights fetch", "weights verify", "weights convert", "bench", "course", "course export", "lab"]
+COMMANDS = ["demo", "edit", "transfer", "estimate", "invert", "label", "train-reader", "train", "evaluate", "ablate", "pretrain", "bench",
+            "model", "model import", "model show", "weights", "weights list", "weights path", "weights fetch", "weights verify", "weights convert",
+            "synthdisfa", "synthdisfa make", "lab", "course", "course export"]
+COMPUTING = ["demo", "edit", "transfer", "estimate", "invert", "train-reader", "train", "evaluate"]     # with a model of the user's choice
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -107,13 +115,20 @@ def test_every_command_has_its_help_tested():
         for name, command in group.commands.items():
             yield before + name
             yield from names(command, f"{before}{name} ") if hasattr(command, "commands") else ()
-    assert sorted(names(typer.main.get_command(app))) == sorted(COMMANDS)
+    assert list(names(typer.main.get_command(app))) == COMMANDS     # in the order of the help
+
+
+def test_who_takes_a_model_and_a_device():
+    taken = {name: {p.name for p in command.params} for name, command in typer.main.get_command(app).commands.items()}
+    assert [name for name in taken if "model" in taken[name]] == sorted(COMPUTING, key=COMMANDS.index)
+    assert {name for name in taken if "device" in taken[name]} == {*COMPUTING, "label"}
 
 
 def test_what_a_command_imports_is_there():
     """Commands import when they run; here every name is looked up that any of them would import or take from a module."""
     missing = []
-    for function in (node for node in ast.walk(ast.parse(Path(cli.__file__).read_text())) if isinstance(node, ast.FunctionDef)):
+    trees = [ast.parse(Path(module.__file__).read_text()) for module in (cli, options, training, files)]
+    for function in (node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)):
         modules = {}
         for node in ast.walk(function):
             if isinstance(node, ast.ImportFrom):
@@ -122,7 +137,7 @@ def test_what_a_command_imports_is_there():
                     if not hasattr(home, alias.name) and importlib.util.find_spec(f"{home.__name__}.{alias.name}") is None:
                         missing.append(f"{function.name}: {home.__name__}.{alias.name}")
                     elif importlib.util.find_spec(f"{home.__name__}.{alias.name}") if hasattr(home, "__path__") else None:
-                        modules[alias.name] = importlib.import_module(f"{home.__name__}.{alias.name}")
+                        modules[alias.asname or alias.name] = importlib.import_module(f"{home.__name__}.{alias.name}")
         missing += [f"{function.name}: {node.value.id}.{node.attr}" for node in ast.walk(function) if isinstance(node, ast.Attribute)
                     and isinstance(node.value, ast.Name) and node.value.id in modules and not hasattr(modules[node.value.id], node.attr)]
     assert missing == []
@@ -141,6 +156,147 @@ def test_stages_of_pretraining(monkeypatch):
     assert done == [*identities.SETS, "evaluators", ("joint", Path("here")), ("export", Path("here"))]
     done.clear()
     assert run("pretrain", "--stage", "evaluators").exit_code == 0 and done == ["evaluators"]
+
+
+@pytest.fixture
+def called(monkeypatch):
+    """Put a stand-in of the same signature in a function's place; `passed` is what a command gives to it, {parameter: value}."""
+    class Called:
+        def __init__(self, target, result=None):
+            real = pkgutil.resolve_name(target)
+            self.signature, self.stand_in = inspect.signature(real), create_autospec(real, return_value=result)
+            monkeypatch.setattr(target, self.stand_in)
+
+        @property
+        def passed(self):
+            [call] = self.stand_in.call_args_list
+            return dict(self.signature.bind(*call.args, **call.kwargs).arguments)
+    return Called
+
+
+def succeeds(*words):
+    result = run(*words)
+    assert result.exit_code == 0, (result.output, result.exception)
+    return result.stdout
+
+
+def test_model_import(here, called):
+    importing = called("aueditnet.runs.importing.import_model", Path("ffhq"))
+    assert "written to ffhq" in succeeds("model", "import", "--e4e", "e4e.pt", "--generator", "g.pt", "--arcface", "id.pth", "-o", "ffhq")
+    assert importing.passed == {"e4e": Path("e4e.pt"), "out": Path("ffhq"), "generator": Path("g.pt"), "arcface": Path("id.pth")}
+    for words in (["-o", "ffhq"], ["--e4e", "e4e.pt"]):
+        assert run("model", "import", *words).exit_code == 2
+
+
+def test_model_show():
+    head, _, *rows = succeeds("model", "show", "heads128").splitlines()
+    assert all(word in head for word in ("heads128", "128 px", "1.25"))
+    assert [row.split()[0] for row in rows][:10] == list(PARTS)
+    assert [row.split()[0] for row in rows if not re.search(r"[A-Z]\w+ +\d+\.\d MB  present", row)] == ["latent_avg"]
+    assert REMEDIES["latent_avg"] in rows[list(PARTS).index("latent_avg")]
+
+
+def test_train_reader(here, called):
+    readers = called("aueditnet.pretraining.readers.train_readers")
+    succeeds("train-reader", "--model", "ffhq", "--data", "disfa", "-o", "copy", "--fold", "P1", "--subjects", "SN001,SN002", "--steps", "5",
+             "--frames-per-subject", "7", "--each-file", "--confidence", "0.5", "--device", "cuda")
+    assert readers.passed == dict(model="ffhq", data=Path("disfa"), out=Path("copy"), fold="P1", subjects=["SN001", "SN002"], steps=5,
+                                  frames_per_subject=7, each_file=True, confidence=0.5, device="cuda")
+    readers.stand_in.reset_mock()
+    succeeds("train-reader", "--model", "ffhq")
+    assert readers.passed == dict(model="ffhq", data=None, out=None, fold="P3", device="auto")
+
+
+def test_train(here, called):
+    from aueditnet.training import TrainConfig
+    train = called("aueditnet.runs.train.train")
+    assert "run/model" in succeeds("train")
+    assert train.passed == dict(model="heads128", data=None, out=Path("run"), config=TrainConfig(), fold="P3", device="auto")
+    train.stand_in.reset_mock()
+    load = called("aueditnet.runs.train.load_config", TrainConfig(steps=9, lr=0.5))
+    succeeds("train", "--model", "user/ffhq", "--data", "disfa", "-o", "mine", "--fold", "P2", "--subjects", "SN001, SN002", "--steps", "5",
+             "--frames-per-subject", "7", "--config", "other.json", "--each-file", "--confidence", "0.5", "--device", "cuda:1")
+    assert list(load.passed.values()) == [Path("other.json")]
+    assert train.passed == dict(model="user/ffhq", data=Path("disfa"), out=Path("mine"), config=TrainConfig(steps=5, lr=0.5), fold="P2",
+                                subjects=["SN001", "SN002"], frames_per_subject=7, each_file=True, confidence=0.5, device="cuda:1")
+
+
+def test_train_install(here, called):
+    """The bundled editor becomes that of the run, header and entry in config.json and all."""
+    from safetensors.torch import load_file
+    bundled, made = weights.path_for("heads128-editor"), here / "run" / "model"
+    made.mkdir(parents=True)
+    shutil.copy(bundled, made)
+    content = json.loads((bundled.parent / "config.json").read_text())
+    content["parts"] = {"editor": content["parts"]["editor"]}
+    content["parts"]["editor"]["config"]["noise"] = 0.25
+    (made / "config.json").write_text(json.dumps(content))
+    called("aueditnet.runs.train.train")
+    save, card = called("aueditnet.files.weights.save"), called("aueditnet.pretraining.cards.write_editor_card")
+    write = called("aueditnet.files.io.replace_file")
+    succeeds("train", "--install")
+    assert card.passed == {} and save.passed["file"] == "heads128-editor" and save.passed["meta"]["network"] == "AUEditNet"
+    assert {k: v.shape for k, v in save.passed["state_dict"].items()} == {k: v.shape for k, v in load_file(bundled).items()}
+    file, text = write.passed.values()
+    assert file == bundled.parent / "config.json"
+    before, after = json.loads(file.read_text()), json.loads(text)
+    assert after["parts"].pop("editor") == content["parts"]["editor"] != before["parts"].pop("editor") and after == before
+
+
+def test_label(here, called):
+    label = called("aueditnet.runs.labelling.label", Path("photos/labels.csv"))
+    assert "photos/labels.csv" in succeeds("label", "photos", "--with", "openface.csv")
+    assert label.passed == dict(folder=Path("photos"), source="openface.csv", out=None, device="auto")
+    label.stand_in.reset_mock()
+    succeeds("label", "photos", "--with", "run/model", "-o", "mine.csv", "--device", "cpu")
+    assert label.passed == dict(folder=Path("photos"), source="run/model", out=Path("mine.csv"), device="cpu")
+
+
+def test_evaluate(here, called):
+    load, evaluation = called("aueditnet.pipeline.FaceModel.from_pretrained", "a model"), called("aueditnet.runs.evaluate.evaluate_model")
+    assert "written to out.csv" in succeeds("evaluate", "--model", "run/model", "--data", "disfa", "--fold", "P2", "--subjects", "SN003",
+                                            "--pairs", "4", "-o", "out.csv", "--each-file", "--confidence", "0.5", "--device", "cpu")
+    assert (load.passed["name"], load.passed["device"]) == ("run/model", "cpu")
+    assert evaluation.passed == dict(model="a model", data=Path("disfa"), out=Path("out.csv"), fold="P2", subjects=["SN003"], pairs=4,
+                                     each_file=True, confidence=0.5)
+    evaluation.stand_in.reset_mock()
+    succeeds("evaluate")
+    assert evaluation.passed == dict(model="a model", data=None, out=None)   # the fold is the editor's own
+    comparison = called("aueditnet.experiments.comparison.main")
+    succeeds("evaluate", "--quick", "-o", "out.json")
+    assert comparison.passed == dict(quick=True, data=None, out=Path("out.json"))
+
+
+def test_videos_are_known_by_the_suffixes_of_the_reader(tmp_path):
+    from aueditnet.files.videofile import VIDEO_SUFFIXES
+    for suffix in VIDEO_SUFFIXES: assert options.is_video(tmp_path / f"clip{suffix.upper()}")
+    assert set(options.VIDEOS) <= set(VIDEO_SUFFIXES)
+
+
+def test_demo(here, called):
+    demo = called("aueditnet.explore.demo")
+    succeeds("demo", "-o", "sheet.jpg", "--model", "run/model", "--device", "mps")
+    assert demo.passed == dict(out=Path("sheet.jpg"), model="run/model", device="mps")
+
+
+@pytest.mark.parametrize("words", [["edit", "a.png", "--au", "AU12=4"], ["transfer", "a.png", "b.png"], ["estimate", "a.png"], ["invert", "album"]],
+                         ids=lambda words: words[0])
+def test_model_and_device_reach_the_pipeline(here, monkeypatch, words):
+    from aueditnet.pipeline import Pipeline
+    def load(name="heads128", refine=None, device=None):
+        raise InputError(f"asked for {name}, {refine} steps, on {device}")
+    monkeypatch.setattr(Pipeline, "from_pretrained", load)
+    refused(here, *words, naming="asked for heads128, None steps, on auto")
+    refused(here, *words, "--model", "run/model", "--refine", "3", "--device", "cuda", naming="asked for run/model, 3 steps, on cuda")
+
+
+def test_edit_without_an_evaluator(capsys):
+    """Nothing is reported as measured that was not measured."""
+    from types import SimpleNamespace
+    for nothing in (None, {}):
+        cli._report(SimpleNamespace(source={"AU12": 0.5}, requested={"AU12": 4.0}, measured=nothing), "out.png")
+        said = capsys.readouterr().out
+        assert re.search(r"AU12 +0\.5 +4\.0 +-\n", said) and "train-reader" in said and "written to out.png" in said
 
 
 def test_lab_opens_the_tour(monkeypatch, tmp_path):
@@ -289,15 +445,46 @@ def test_unknown_model(here, face):
     refused(here, "edit", face, "--au", "AU12=4", "--model", "heads999", "-o", "out.png", naming="heads999")
 
 
+NEEDED = {"edit": ("a.png", "--au", "AU12=4"), "transfer": ("a.png", "b.png"), "estimate": ("a.png",), "invert": ("album",)}
+
+
+@pytest.mark.parametrize("command", COMPUTING)
+def test_checkpoints_are_not_models_and_words_not_devices(here, command):
+    for file in ("e4e_ffhq_encode.pt", "run/E4E.safetensors"):
+        refused(here, command, *NEEDED.get(command, ()), "--model", file, naming=[file, "aueditnet model import"])
+    for device in ("gpu", "cuda:", "CPU", "cpu:1"):
+        refused(here, command, *NEEDED.get(command, ()), "--device", device, naming=[f"--device {device}", "cuda"])
+
+
+def test_bad_options_of_training(here):
+    refused(here, "train-reader", naming=["heads128", "--model", "-o"])
+    refused(here, "train", "--subjects", " , ", naming="SN001,SN002")
+    for words in (["--model", "mine"], ["--fold", "P1"], ["--subjects", "SN001"]):
+        refused(here, "train", "--install", *words, naming="--install")
+        refused(here, "evaluate", "--all", *words, naming=["--all", words[0]])
+    refused(here, "train", "--install", "--data", "disfa", naming=["--install", "--data"])
+    (here / "wide.json").write_text('{"sizes": {"hidden": 97}}')
+    refused(here, "train", "--install", "--config", "wide.json", naming=["wide.json", "sizes"])
+    (here / "wide.json").unlink()
+    refused(here, "train", "-o", str(weights.path_for("heads128-editor").parent), naming="holds a model; name another folder for the run")
+    refused(here, "train", "--each-file", naming=["DISFA's layout", "each_file"])
+    refused(here, "evaluate", "--quick", "--each-file", naming="--each-file")
+    refused(here, "evaluate", "--quick", "--pairs", "3", naming="--pairs")
+    refused(here, "evaluate", "--quick", "--device", "cuda", naming="--device")
+    refused(here, "label", "photos", "--with", "e4e.pt", naming=["e4e.pt", "aueditnet model import"])
+    refused(here, "label", "photos", "--with", "openface.csv", "-o", "labels.txt", naming="labels.txt")
+    refused(here, "model", "show", "e4e.pt", naming=["e4e.pt", "aueditnet model import"])
+
+
 @pytest.mark.parametrize("damage", [b"", b"not weights", None], ids=["empty", "text", "truncated"])
 def test_unreadable_weights(here, face, tmp_path, monkeypatch, damage):
     folder = tmp_path / "data" / "weights"
     shutil.copytree(weights.data_dir() / "weights", folder)
     (tmp_path / "data" / "synthdisfa").symlink_to(DATA)
-    file = folder / "heads128-editor.safetensors"
+    file = folder / weights.path_for("heads128-editor").relative_to(weights.data_dir() / "weights")
     replace(file, file.read_bytes()[:1000] if damage is None else damage)
-    monkeypatch.setattr(weights, "data_dir", lambda: tmp_path / "data")
-    refused(here, "edit", face, "--au", "AU12=4", "-o", "out.png", naming="heads128-editor.safetensors")
+    for module in (weights, model_folder): monkeypatch.setattr(module, "data_dir", lambda: tmp_path / "data")
+    refused(here, "edit", face, "--au", "AU12=4", "-o", "out.png", naming=file.name)
 
 
 @pytest.mark.parametrize("command", ["evaluate", "train"])
@@ -314,7 +501,7 @@ class TestData:
         lost = ("SN003", "SN029") if command == "evaluate" else ("SN001", "SN032")
         for subject in lost:
             shutil.rmtree(tree / "ActionUnit_Labels" / subject)
-        refused(here, *self.words(command, tree), naming=lost)
+        refused(here, *self.words(command, tree), "--subjects", ",".join(lost), naming=lost)
 
     def test_a_letter_in_a_label_file(self, here, tree, command):
         subject = "SN003" if command == "evaluate" else "SN001"

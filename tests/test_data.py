@@ -11,7 +11,7 @@ import torch
 from scipy.io import savemat
 
 from aueditnet.data import (DISFA, FOLDS, SUBJECTS, TEST, TRAIN, BatchConfig, Codes, PairBatches, PairSampler,
-                            intensity_table, read_labels)
+                            intensity_table, open_dataset, read_labels)
 from aueditnet.facs import AUS
 from aueditnet.files.disfa_files import _ranges, read_landmarks, to68
 from aueditnet.files.errors import InputError
@@ -318,6 +318,26 @@ def test_only_usable_frames_are_drawn():
     assert "B: no usable frame" in complaint(lambda: PairSampler(MADE_UP, usable={"A": EVEN["A"], "B": np.zeros(40, bool)}))
 
 
+def test_action_units_without_labels():
+    """NaN is no intensity: such an AU is never chosen, its frames are, and no table counts it."""
+    labels = {"A": np.tile(np.arange(6.)[:, None], (4, 12))}
+    labels["A"][:, 3] = np.nan
+    labels["A"][::2, 0] = np.nan     # labelled in half of the frames
+    sampler = PairSampler(labels)
+    pairs = sampler.sample(600)
+    assert sampler.table[3].sum() == 0 and sampler.table[0].sum() < 600 and sampler.table[1].sum() == 600
+    assert {i for _, _, i in pairs} == set(range(24)) and intensity_table(labels["A"])[3].sum() == 0
+
+
+def test_open_dataset(tree):
+    """Of DISFA those subjects that are there; what lacks is reported, and a subject that is asked for must be there."""
+    data = open_dataset(tree)
+    assert isinstance(data, DISFA) and data.subjects == ["SN001", "SN002"] and "2 of 27 subjects are read" in data.report[0]
+    assert data.places("SN002")[3] == (data.video_file("SN002"), 3) and len(data.places("SN001")) == 24
+    assert open_dataset(tree, ["SN002"], "rendered").label_origin == "rendered"
+    assert "SN003 (labels and left video)" in complaint(lambda: open_dataset(tree, ["SN003"]))
+
+
 # batches
 
 @pytest.fixture(scope="module")
@@ -398,7 +418,7 @@ class Inverter:
 
 def test_swapped_videos_make_new_codes(tree, tmp_path, monkeypatch):
     """Two videos of equal length change places: path and number of frames stay, the content does not."""
-    from aueditnet.training import labelled_codes
+    from aueditnet.runs.streaming import labelled_codes
     monkeypatch.setenv("AUEDITNET_HOME", str(tmp_path / "cache"))
     subjects, inverter = ["SN001", "SN002"], Inverter()
     points = tree / "Landmark_Points" / "SN002.npz"
@@ -427,3 +447,23 @@ def test_swapped_videos_make_new_codes(tree, tmp_path, monkeypatch):
     shutil.move(tmp_path / "aside.avi", two)
     monkeypatch.setenv("AUEDITNET_HOME", str(tmp_path / "cache"))
     assert torch.equal(labelled_codes(DISFA(tree, subjects), inverter, subjects).w, before.w) and inverter.asked == 4 * 48
+
+
+# people with a single frame, and labels that say little
+
+def test_people_with_one_frame():
+    """Source and target of a pair are the same frame; it is still moved towards other people."""
+    codes = Codes(torch.randn(5, 4, 8), torch.arange(5.).repeat(12, 1).T.contiguous(), torch.tensor([2, 3, 0, 1, 4]))
+    assert codes.first() == {0: 2, 1: 3, 2: 0, 3: 1, 4: 4} and codes.spans()[3] == (1, 1) and codes.labels()[2].tolist() == [[0.] * 12]
+    batches = PairBatches(codes, BatchConfig(pairs=64), seed=1)
+    batch = batches.next_batch()
+    assert torch.equal(batch["w_source"], batch["w_target"]) and torch.equal(batch["y_source"], batch["y_target"])
+    moved = [not (codes.w == w).all((1, 2)).any() for w in batch["w_source"]]
+    assert 20 < sum(moved) < 60
+
+
+def test_labels_that_are_all_zero_or_unknown():
+    codes = Codes(torch.randn(6, 4, 8), torch.zeros(6, 12), torch.tensor([0, 0, 1, 1, 2, 2]))
+    assert PairBatches(codes).next_batch()["y_target"].unique().tolist() == [0]
+    with pytest.raises(InputError, match="no usable frame has the label of any AU"):
+        PairBatches(Codes(codes.w, torch.full((6, 12), torch.nan), codes.person))

@@ -214,18 +214,20 @@ def test_verify_names_every_damaged_file(tmp_path, monkeypatch):
     monkeypatch.setenv("AUEDITNET_HOME", str(tmp_path))
     folder = tmp_path / "data" / "weights"
     folder.mkdir(parents=True)
-    for file in (weights.data_dir() / "weights").iterdir():
-        (folder / file.name).symlink_to(file)
+    for file in (f for f in (weights.data_dir() / "weights").rglob("*") if f.is_file()):
+        copy = folder / file.relative_to(weights.data_dir() / "weights")
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.symlink_to(file)
     assert run("weights", "verify").exit_code == 0
     monkeypatch.setattr(weights, "data_dir", lambda: tmp_path / "data")
     for name in ("heads128-au", "heads128-evaluator"):
-        file = folder / f"{name}.safetensors"
+        file = weights.path_for(name)
         content = bytearray(file.read_bytes())
         content[len(content) // 2] ^= 1
         file.unlink()
         file.write_bytes(content)
     line = refused("weights", "verify")
-    assert "heads128-au.safetensors: damaged" in line and "heads128-evaluator.safetensors: damaged" in line and line.count("damaged") == 2
+    assert "au_net.safetensors: damaged" in line and "evaluator.safetensors: damaged" in line and line.count("damaged") == 2
     assert refused("weights", "verify", "heads128-au").count("damaged") == 1
 
 

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from aueditnet.evaluation import (
-    Evaluation, EvaluationSet, agreement, bootstrap_subjects, change, evaluate, face_box, icc31, leakage_matrix, mae, main, mse, psnr,
+    Evaluation, EvaluationSet, agreement, bootstrap_subjects, change, evaluate, face_box, icc31, leakage_matrix, mae, mse, psnr,
     read_counterfactual, response_curve, round_trip, summarise)
 from aueditnet.facs import AUS
+from aueditnet.runs.evaluate import evaluate_model as main
 from aueditnet.files.errors import InputError
 from aueditnet.files.reports import Measurement, Report, load_record, plain, save_record
 from aueditnet.inversion import to_tensor
@@ -158,7 +159,7 @@ def test_exact_and_half_editor(frames):
 
 
 def test_evaluator_that_reads_backwards(frames):
-    backwards = FaceModel(TOY.inverter, TOY.editor, lambda x: 5 - toy_evaluator(x), TOY.identity)
+    backwards = FaceModel(TOY.inverter, TOY.editor, lambda x: 5 - toy_evaluator(x), TOY.identity_evaluator)
     report = evaluate(backwards, frames, n=20)
     assert report.systems["reconstruction bound"]["icc_a"].value < -0.9 and "icc_b" not in report.systems["AUEditNet"]
 
@@ -239,6 +240,15 @@ def test_a_report_is_refused_before_anything_is_measured(tmp_path):
     for file, why in (("report.txt", "written as .json or .csv"), (tmp_path / "nowhere" / "report.json", "does not exist, make it first")):
         with pytest.raises(InputError, match=why):
             main(None, out=file)
+
+
+def test_the_command_takes_people_and_leaves_out_a_grid_of_other_pictures(capsys):
+    from test_devices import tiny_model
+    record = main(tiny_model(), pairs=2, subjects=["SN001", "SN003"])   # pictures of 32 px; the grid's have 128
+    assert "counterfactual" not in record and record["frames"].settings["subjects"] == ["SN001", "SN003"]
+    assert record["leakage"]["aus"].shape == (12, 12) and "one requested AU changes" in " ".join(capsys.readouterr().out.split())
+    with pytest.raises(InputError, match="fold 'P4': not one of P1, P2, P3"):
+        main(None, fold="P4")
 
 
 def test_reports_as_files(tmp_path, frames):

@@ -17,7 +17,8 @@ from aueditnet.files.errors import InputError
 from aueditnet.files.io import data_dir
 from aueditnet.files.reports import Measurement, Report
 from aueditnet.pipeline import FaceModel
-from aueditnet.training import frozen_networks, train
+from aueditnet.runs.train import train
+from aueditnet.training import frozen_networks
 
 
 @pytest.fixture(scope="module")
@@ -41,15 +42,15 @@ def nudged(network):
 
 def test_a_runs_name_depends_on_all_that_decides_its_result(model, codes, monkeypatch):
     """A finished variant must not be returned when an evaluator, a network of the loss or a test picture changed."""
-    settings, networks = {"steps": 200}, frozen_networks(model.inverter)
+    settings, networks = {"steps": 200}, frozen_networks(model)
     pictures, one = np.zeros((3, 4, 4, 3), np.uint8), np.array([1])
     data = EvaluationSet(pictures, one - 1, one, np.zeros((1, 12), np.float32), np.array(["SN003"]), {"SN003": 2})
     def key(settings=settings, codes=codes, networks=networks, model=model, data=data):
         return ablations.run_key(settings, codes, networks, SimpleNamespace(model=model, data=data))
     first = key()
-    assert first == key(dict(settings), networks=frozen_networks(model.inverter), model=FaceModel.from_pretrained())
-    parts = ("evaluator", "evaluator_b", "identity")
-    others = {key(model=replace(model, **{part: nudged(getattr(model, part))})) for part in parts}
+    assert first == key(dict(settings), networks=frozen_networks(model), model=FaceModel.from_pretrained())
+    parts = ("evaluator", "evaluator_b", "identity_evaluator")
+    others = {key(model=model.with_parts(**{part: nudged(getattr(model, part))})) for part in parts}
     others |= {key(networks=networks | {"au_net": nudged(networks["au_net"])}), key({"steps": 201}),
                key(codes=replace(codes, y=codes.y + 1)), key(data=replace(data, pictures=pictures + 1))}
     monkeypatch.setattr(ablations, "STRENGTHS", (0.5,))
@@ -120,7 +121,7 @@ def test_estimator_of_a_fold(tmp_path):
     data = data_dir() / "synthdisfa"
     au = cross_validation.fold_estimator(data, "P1", tmp_path, steps=12, start=None)
     with pytest.raises(InputError, match="was trained on 9 people of test fold P2"):
-        train(data, tmp_path / "run", fold="P2", au=au)
+        train(cross_validation.fold_model(au), data, tmp_path / "run", fold="P2")
     assert cross_validation.fold_estimator("anywhere", "P3", tmp_path) == "heads128-au"
 
 

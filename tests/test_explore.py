@@ -1,5 +1,6 @@
 """Sliders, sheets and strips: what a hand on a slider does, without a browser (tests/test_browser.py has one)."""
 import io
+import json
 from datetime import datetime
 
 import numpy as np
@@ -120,3 +121,17 @@ def test_demo_needs_a_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match="the folder nowhere does not exist"):
         demo("nowhere/sheet.png")
+
+
+def test_demo_without_measuring_networks(pipe, tmp_path, capsys):
+    """A model that has only what editing needs: dashes stand where nothing is measured."""
+    pipe.save_pretrained(tmp_path / "bare")
+    file = tmp_path / "bare" / "config.json"
+    config = json.loads(file.read_text()) | {"refinement": 0}
+    for name in ("evaluator", "evaluator_b", "identity_evaluator"):
+        del config["parts"][name]
+    file.write_text(json.dumps(config))
+    edits = demo(tmp_path / "sheet.png", "SN003", tmp_path / "bare")
+    printed = capsys.readouterr().out
+    assert (tmp_path / "sheet.png").is_file() and edits["AU1"][0].measured == {} and np.isnan(edits["AU1"][0].identity)
+    assert "measured -" in printed and "nan" not in printed and "inversion: identity" not in printed

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from aueditnet.editor import AUEditNet, ToyWorld, ridge
 from aueditnet.inversion import pyramid_loss
-from aueditnet.losses import EditLoss, LossConfig, perceptual_distance
+from aueditnet.losses import EditLoss, LossConfig, au_error, perceptual_distance
 
 torch.set_num_threads(1)
 EVERYTHING = LossConfig(perceptual=1., light=0., size=16, rendered=16)
@@ -67,7 +67,57 @@ def test_the_total_is_the_weighted_sum_and_trains_every_weight(net, batch, netwo
 def test_terms_without_weight_or_network_are_left_out(out, batch, networks):
     codes_only = ["latent", "au_latent", "psi_round_trip"]
     assert names(LossConfig(latent=0.), out, batch) == codes_only[1:]
-    assert names(replace(EVERYTHING, rendered=0), out, batch, **networks) == codes_only
+    assert names(replace(EVERYTHING, rendered=0, unseen=0), out, batch, **networks) == codes_only
+
+
+def test_what_is_left_out_has_a_name(out, batch, networks):
+    config = replace(EVERYTHING, light=1.)
+    missing = lambda config, **given: EditLoss(config, **given).missing
+    assert missing(config, **networks) == missing(replace(config, au_image=0.), **networks | {"au_net": None}) == []
+    assert missing(config) == ["pixels", "perceptual", "identity", "light", "au_image"]
+    for network, term in {"features": "perceptual", "identity": "identity", "au_net": "au_image"}.items():
+        loss = EditLoss(config, **{k: v for k, v in networks.items() if k != network})
+        assert loss.missing == [term] and term not in loss(out, batch)[1]
+    assert missing(replace(config, rendered=0), **networks) == ["pixels", "perceptual"]
+    assert missing(replace(config, rendered=0, unseen=0), **networks) == missing(config)
+    assert missing(LossConfig(latent=0.)) == missing(LossConfig())   # only terms on pictures need a network
+
+
+def test_unseen_pairs_alone_have_the_terms_without_a_target_picture(out, batch, networks):
+    only, both = (EditLoss(replace(EVERYTHING, light=1., rendered=n, unseen=12 - n), **networks)(out, batch)[1] for n in (0, 4))
+    shared = "identity", "light", "au_image"
+    assert set(only) == set(both) - {"pixels", "perceptual"} and all(only[k] == both[k] for k in shared)
+
+
+def test_unknown_labels_do_not_count(net, batch, networks):
+    """A label set that lacks AU9, and single labels: the terms are means over what is known, all gradients are numbers."""
+    unknown = torch.zeros(32, 12, dtype=torch.bool)
+    unknown[:, 4], unknown[3:9, 7] = True, True
+    hidden = lambda y: torch.where(unknown, torch.nan, y)
+    some = batch | {k: hidden(batch[k]) for k in ("y_source", "y_target")} | {"asked": hidden(batch["y_target"])}
+    for p in net.parameters(): p.grad = None
+    out = net(some["w_source"], some["asked"])
+    total, terms = EditLoss(EVERYTHING, **networks)(out, some)
+    total.backward()
+    assert all(v.isfinite() for v in terms.values()) and all(p.grad.isfinite().all() for p in net.parameters())
+    with torch.no_grad():
+        error = lambda y, name: ((y - batch[name])[~unknown] / 5).square().mean()
+        assert terms["au_latent"] == pytest.approx((error(out["source_estimate"], "y_source") + error(out["edited_estimate"], "y_target")).item() / 2)
+        assert terms["psi_round_trip"] == pytest.approx(error(out["round_trip"], "y_target").item())
+    nothing = au_error(torch.ones(2, 12, requires_grad=True), torch.full((2, 12), torch.nan))
+    assert nothing == 0
+
+
+def test_the_error_of_known_labels_is_the_mean_squared_error():
+    y, target = torch.randn(2, 32, 12, generator=torch.Generator().manual_seed(3))
+    assert torch.equal(au_error(y, target), ((y - target) / 5).square().mean())
+
+
+def test_pixel_weights_follow_the_crop_zoom(out, batch, networks):
+    pixels = [EditLoss(EVERYTHING, **networks, zoom=zoom)(out, batch)[1]["pixels"] for zoom in (1.25, 1.)]
+    n = EVERYTHING.rendered
+    expected = [pyramid_loss(*(networks["synthesize"](w[:n], 16) for w in (out["edited"], batch["w_target"])), zoom) for zoom in (1.25, 1.)]
+    assert pixels == expected and pixels[0] != pixels[1]
 
 
 def test_samples_without_ground_truth_reach_three_terms_only(out, batch, networks):

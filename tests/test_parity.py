@@ -150,8 +150,10 @@ def test_e4e_file(tmp_path):
     picture = to_uint8(x)[0]
     Image.fromarray(picture).save(tmp_path / "album" / "face.png")
     for file in (tmp_path / "e4e.pt", convert(tmp_path / "e4e.pt", tmp_path / "e4e.safetensors")):  # from a terminal, either will do
-        done = CliRunner().invoke(app, ["invert", str(tmp_path / "album"), "-o", str(out := tmp_path / file.suffix[1:]), "--model", str(file)])
-        assert done.exit_code == 0, (done.output, done.exception)
+        folder, out = str(tmp_path / f"{file.suffix[1:]}-model"), tmp_path / file.suffix[1:]
+        for words in (["model", "import", "--e4e", str(file), "-o", folder], ["invert", str(tmp_path / "album"), "-o", str(out), "--model", folder]):
+            done = CliRunner().invoke(app, words)
+            assert done.exit_code == 0, (done.output, done.exception)
         assert_near(LatentCache(out)[0], inverter.invert(picture)[0].numpy())
 
 

@@ -157,7 +157,7 @@ def test_a_face_that_was_found_is_cut_out(pipe, monkeypatch):
 
 def test_unknown_models():
     for kind in (FaceModel, Pipeline):
-        with pytest.raises(InputError, match="'heads64' is not a bundled model: choose heads128"):
+        with pytest.raises(InputError, match="'heads64': neither a folder nor a bundled model .heads128"):
             kind.from_pretrained("heads64")
 
 
@@ -175,12 +175,12 @@ def test_refinement_is_the_users_choice():
 
 
 def test_old_names_of_the_evaluators(pipe):
-    second = Pipeline(pipe.inverter, pipe.editor, pipe.evaluator, pipe.identity, "second")
+    second = Pipeline(pipe.inverter, pipe.editor, pipe.evaluator, pipe.identity_evaluator, "second")
     assert second.judge is second.evaluator and second.judge_b == second.evaluator_b == "second"
 
 
 def test_batches_do_not_matter(pipe):
-    small = Pipeline(pipe.inverter, pipe.editor, pipe.evaluator, pipe.identity, batch=2)
+    small = Pipeline(pipe.inverter, pipe.editor, pipe.evaluator, pipe.identity_evaluator, batch=2)
     assert abs(small.read(FACES) - pipe.read(FACES)).max() < 1e-4 and abs(small.embed(FACES) - pipe.embed(FACES)).max() < 1e-4
     assert abs(np.int16(small.synthesize(small.invert(FACES))) - pipe.synthesize(pipe.invert(FACES))).max() <= 1
 

@@ -303,6 +303,35 @@ def test_the_card_of_an_editor_is_written_from_its_header(tmp_path, monkeypatch)
     header = dict(subjects=["SN001"], labels="manual", frames=3, seconds=2.4, training=asdict(TrainConfig(steps=7)), terms={"latent": [0.5, 0.25]})
     weights.save("heads128-editor", {"w": torch.zeros(1)}, header)
     write_editor_card()
-    card = (tmp_path / "weights" / "heads128-editor.md").read_text()
+    card = (tmp_path / "weights" / "heads128" / "editor.md").read_text()
     assert "seed 0" in card and "| config `lr` | 0.004 |" in card and "7 steps" in card
     assert "| loss term `latent`, first 20 steps and last 20 | 0.5000, 0.2500 |" in card
+
+
+def test_the_configuration_of_the_bundled_model_is_written_for_new_networks(tmp_path, monkeypatch):
+    """Other sizes than before: the folder loads with them, and keeps its other parts."""
+    import json
+    from aueditnet.files.model_folder import read_config
+    from aueditnet.inversion import Encoder, Inverter
+    from aueditnet.pretraining.export import REFINEMENT, write_config
+    from aueditnet.stylegan2 import Generator
+    for module in ("aueditnet.files.weights", "aueditnet.files.model_folder", "aueditnet.pretraining.export"): monkeypatch.setattr(f"{module}.data_dir", lambda: tmp_path)
+    generator, encoder = Generator(16, 8, {4: 4, 8: 4, 16: 4}, 1), Encoder([[8, 8]] * 6, 8, (6, 6, 7, 8, 8), (1, 1, 1, 1))
+    folder = tmp_path / "weights" / "heads128"
+    for name, network in {"generator": generator, "encoder": encoder}.items(): weights.save(f"heads128-{name}", network.state_dict(), {})
+    weights.save("heads128-preconditioner", {"axes": torch.eye(48, dtype=torch.int8)[:3]}, {})
+    write_config(generator, encoder)
+    inverter = Inverter.from_pretrained(folder)
+    assert (inverter.size, inverter.size_in, inverter.zoom, inverter.steps) == (16, 16, 1.25, REFINEMENT) and inverter.generator.n_levels == 6
+    old = read_config(ROOT / "data" / "weights" / "heads128" / "config.json")
+    (folder / "config.json").write_text(json.dumps(old))
+    parts = read_config(write_config(generator, encoder))["parts"]
+    assert parts["generator"]["config"]["size"] == 16 and set(parts) == set(old["parts"]) and parts["editor"] == old["parts"]["editor"]
+
+
+def test_the_model_of_a_fold_has_its_own_estimator(tmp_path):
+    network = cross_validation.AUNet((4, 4), 32, 6)
+    weights.save(tmp_path / "au.safetensors", network.state_dict(), {"subjects": ["SN001"]})
+    model = cross_validation.fold_model(str(tmp_path / "au.safetensors"))
+    assert model.au_net.config["hidden"] == 6 and model.meta["au_net"]["subjects"] == ["SN001"]
+    assert cross_validation.fold_model("heads128-au").au_net.config["hidden"] == 128

@@ -17,12 +17,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from aueditnet.baselines.latent_editors import ReDirTrans
-from aueditnet.data import FOLDS, SUBJECTS, TRAIN, BatchConfig, Codes, PairBatches
+from aueditnet.data import BatchConfig, Codes, PairBatches
 from aueditnet.editor import AUEditNet, ToyWorld
 from aueditnet.files.errors import InputError
 from aueditnet.losses import EditLoss, LossConfig
 from aueditnet.training import (EMA, Accelerated, Callback, Checkpoint, Clock, EditorTask, History, Learner, TrainConfig, fingerprint,
-                                fit_editor, train, training_subjects)
+                                fit_editor, training_device)
 
 STEPS, KILLS = 60, 10
 MOMENTS = "before the step", "after the step", "while a checkpoint is written"
@@ -400,14 +400,25 @@ def test_the_average_is_what_its_formula_says():
     assert torch.equal(learner.callbacks["EMA"].average.module.levels.base, average)
 
 
-def test_train_refuses_what_cannot_be_used(tmp_path):
-    (tmp_path / "file").write_text("")
-    for problem, settings in {"no such folder": {}, "at least one": dict(steps=0), "not one of P1, P2, P3": dict(fold="P4"),
-                              "trained on 9 people of test fold P1": dict(fold="P1"), "is a file": dict(out=tmp_path / "file")}.items():
-        with pytest.raises(InputError, match=problem):
-            train(tmp_path / "no such folder", **{"out": tmp_path / "run"} | settings)
-    assert training_subjects("P3") == TRAIN
-    assert all(sorted(training_subjects(fold) + FOLDS[fold]) == SUBJECTS for fold in FOLDS)
+def test_a_given_editor_comes_back_and_labels_may_be_unknown():
+    world, codes = toy_codes()
+    config, editor = TrainConfig(steps=4, sizes=SMALL, batch=BatchConfig(label_noise=0.)), toy_editor()
+    class Unknown(PairBatches):   # a set of labels without AU9
+        def next_batch(self): return {k: v.index_fill(1, torch.tensor(4), torch.nan) if v.shape[1:] == (12,) else v for k, v in super().next_batch().items()}
+    trained, history = fit_editor(codes, config, editor=editor, device="cpu")
+    assert trained is editor and not editor.training and editor.device.type == "cpu"
+    editor = toy_editor().init_from_ridge(codes.w, codes.y, codes.person)
+    Learner(EditorTask(editor, Unknown(codes), EditLoss(), 4), [rows := History()]).fit()
+    assert all(np.isfinite(list(row.values())).all() for row in rows.rows) and all(v.isfinite().all() for v in editor.state_dict().values())
+    with pytest.raises(InputError, match="not one of auto, cpu, cuda, mps"):
+        fit_editor(codes, config, device="tpu")
+
+
+def test_each_process_has_its_own_gpu(monkeypatch):
+    for name, value in {"WORLD_SIZE": "4", "LOCAL_RANK": "3"}.items(): monkeypatch.setenv(name, value)
+    assert training_device(torch.device("cuda")) == torch.device("cuda:3") and training_device("cpu") == torch.device("cpu")
+    monkeypatch.delenv("WORLD_SIZE")
+    assert training_device(torch.device("cuda")) == torch.device("cuda")
 
 
 # several processes
@@ -415,8 +426,8 @@ def test_train_refuses_what_cannot_be_used(tmp_path):
 SHARED = """
     import sys, torch
     sys.path.insert(0, sys.argv[1])
-    from test_training import accelerated
-    accelerated(sys.argv[2])
+    import test_training
+    getattr(test_training, sys.argv[2])(sys.argv[3])
 """
 TOLERANCE = 1e-4  # relative; sums are taken in another order, and the differences grow from step to step
 
@@ -429,12 +440,60 @@ def accelerated(out=None, **config):
     return editor, history
 
 
-def test_two_processes_are_one_with_the_doubled_batch(tmp_path):
+def in_two_processes(folder, function, out):
+    """Run a function of this module, by its name, in two processes."""
     pytest.importorskip("accelerate")
-    (tmp_path / "run.py").write_text(textwrap.dedent(SHARED))
-    result = run_python("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "run.py", Path(__file__).parent, "out.pt",
-                        cwd=tmp_path, OMP_NUM_THREADS="1", ACCELERATE_USE_CPU="true")
+    (folder / "run.py").write_text(textwrap.dedent(SHARED))
+    result = run_python("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "run.py", Path(__file__).parent, function, out,
+                        cwd=folder, OMP_NUM_THREADS="1", ACCELERATE_USE_CPU="true")
     assert result.returncode == 0, result.stderr[-3000:]
+
+
+class Watch(Callback):
+    """Keeps the states of the random numbers, counts checkpoints, and interrupts a run."""
+    def __init__(self, halt=None): self.halt, self.states, self.saved = halt, [], 0
+    def before_fit(self, learner): self.save, torch.save = torch.save, self.counted
+    def counted(self, *args):
+        self.saved += 1
+        self.save(*args)
+    def after_loss(self, learner): self.states.append(torch.get_rng_state())
+    def after_step(self, learner):
+        if learner.step == self.halt:
+            torch.save = self.save
+            raise KeyboardInterrupt
+    def after_fit(self, learner): torch.save = self.save
+
+
+def with_noise(folder, watch):
+    torch.manual_seed(torch.distributed.get_rank() if torch.distributed.is_initialized() else 0)   # of the caller: has no influence
+    before = torch.get_rng_state()
+    editor, history = toy_run(folder, [watch], readers=False, steps=10, batch=BatchConfig(pairs=16))
+    assert torch.equal(before, torch.get_rng_state())
+    return editor.state_dict(), history.rows, torch.stack(watch.states), watch.saved
+
+
+def shared_with_noise(out):
+    whole = with_noise("whole", Watch())
+    try: with_noise("cut", Watch(halt=6))
+    except KeyboardInterrupt: pass
+    resumed = with_noise("cut", Watch())
+    torch.save((whole, resumed), f"{out}.{torch.distributed.get_rank()}")
+
+
+def test_processes_have_the_same_weights_and_noise_of_their_own(tmp_path):
+    """Each has its own dropout; the weights are the same; one of them writes; and the run continues as if it had not been interrupted."""
+    in_two_processes(tmp_path, "shared_with_noise", "out")
+    (whole, resumed), (other, other_resumed) = (torch.load(tmp_path / f"out.{rank}", weights_only=True) for rank in (0, 1))
+    for weights, rows, *_ in (resumed, other, other_resumed):
+        assert rows == whole[1] and all(torch.equal(value, weights[name]) for name, value in whole[0].items())
+    assert len(whole[2]) == 10 and all(not torch.equal(a, b) for a, b in zip(whole[2], other[2]))
+    assert torch.equal(whole[2][4:], resumed[2]) and torch.equal(other[2][4:], other_resumed[2])
+    assert (whole[3], resumed[3], other[3], other_resumed[3]) == (3, 2, 0, 0)   # steps 4, 8 and 10; the first process alone
+    assert rows[0].keys() >= {"latent", "pixels"} and with_noise(tmp_path / "alone", Watch())[1] != rows
+
+
+def test_two_processes_are_one_with_the_doubled_batch(tmp_path):
+    in_two_processes(tmp_path, "accelerated", "out.pt")
     weights, rows, processes = torch.load(tmp_path / "out.pt", weights_only=True)
     editor, history = accelerated()
     assert processes == 2 and rows[0].keys() == history.rows[0].keys() >= {"latent", "au_latent", "pixels"}

@@ -16,7 +16,7 @@ from aueditnet.files.errors import InputError
 from aueditnet.files.videofile import Frame, VideoReader, make_clip
 from aueditnet.inversion import Inverter
 from aueditnet.pipeline import Pipeline
-from aueditnet.video.films import IntensityTrack, edit_frames, edit_video, paste_frame, transfer_frames
+from aueditnet.video.films import IntensityTrack, edit_frames, edit_video, paste_frame, transfer_frames, transfer_video
 from aueditnet.video.tracking import UNKNOWN, smoothed, track_face
 
 N = 8
@@ -245,3 +245,12 @@ def test_refused(here, clip, face, tmp_path):
 def test_no_face_in_a_video(here, tmp_path):
     noise = make_clip(tmp_path / "noise.mp4", list(np.random.default_rng(0).integers(0, 256, (3, 120, 160, 3), np.uint8)))
     refused(here, "edit", noise, "--au", "AU12=4", "-o", "out.mp4", naming="no face")
+
+
+def test_model_without_evaluators(clip, face, tmp_path):
+    """Videos are edited all the same; nothing is measured."""
+    bare = Pipeline.from_pretrained("heads128", 0, evaluator=None, evaluator_b=None, identity_evaluator=None)
+    summary = edit_video(bare, clip, tmp_path / "smile.mp4", {"AU12": 4})
+    assert summary.frames == N and summary.measured == {} and summary.requested == {"AU12": 4} and len(summary.source) == 12
+    summary = transfer_video(bare, face, clip, tmp_path / "transferred.mp4")
+    assert summary.frames == N and summary.measured == {} and len(VideoReader(tmp_path / "transferred.mp4").box.streams.audio) == 1

@@ -8,7 +8,7 @@ import pytest
 from conftest import number, numbered
 
 from aueditnet.files.errors import InputError
-from aueditnet.files.videofile import Video, VideoReader, VideoWriter, make_clip
+from aueditnet.files.videofile import PlaceReader, Video, VideoReader, VideoWriter, make_clip
 
 COLOURS = np.zeros((66, 98, 3), np.uint8)
 COLOURS[:, :32], COLOURS[:, 32:64], COLOURS[:, 64:] = (200, 40, 50), (40, 180, 60), (50, 60, 200)
@@ -71,6 +71,21 @@ def test_video_by_number(tmp_path):
     assert number(video.frame(7)) == 7 and number(next(other)) == 1
     video.close()
     assert number(video.frame(3)) == 3
+
+
+def test_pictures_by_place(tmp_path):
+    """One video stays open and is read in one pass; a copy for another process opens it for itself."""
+    import pickle
+    from PIL import Image
+    files = [write_numbered(tmp_path / f"{k}.mkv", 60) for k in range(2)]
+    Image.fromarray(numbered(7)).save(tmp_path / "p.png")
+    reader = PlaceReader()
+    places = [(files[0], 3), (files[0], 4), (tmp_path / "p.png", None), (files[0], 50), (files[1], 2), (files[0], 1)]
+    assert [number(reader.read(*place)) for place in places] == [3, 4, 7, 50, 2, 1]
+    assert number(pickle.loads(pickle.dumps(reader)).read(files[1], 9)) == 9
+    assert reader.video(files[0]) is reader.video(files[0])
+    with pytest.raises(InputError, match="no such file"):
+        reader.read(tmp_path / "none.png")
 
 
 def test_a_cut_or_damaged_video_by_number(tmp_path):

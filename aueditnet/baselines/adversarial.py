@@ -16,10 +16,10 @@ from torch.nn import functional as F
 from torch.optim.lr_scheduler import OneCycleLR
 
 from ..files.errors import InputError
-from ..files.networks import bf16_available
+from ..files.networks import bf16_available, own_random_numbers
 from ..data import Codes, PairBatches, PairSampler
 from ..editor import UNITS
-from ..training import EMA, Checkpoint, Clock, History, Learner, Task, fingerprint
+from ..training import EMA, Checkpoint, Clock, History, Learner, Task, fingerprint, training_device
 from .pixel_editors import BASELINES, SLIM, PixelEditor
 
 # %% ../../nbs/baselines/adversarial.ipynb #54a35146
@@ -36,7 +36,7 @@ class Critic(nn.Module):
 
 def penalty(critic, real, made):
     "Mean squared difference between 1 and the norm of the critic's gradient, between real and made pictures."
-    share = torch.rand(len(real), 1, 1, 1)
+    share = torch.rand(len(real), 1, 1, 1).to(real.device)
     between = (share * real + (1 - share) * made).requires_grad_()
     slope, = torch.autograd.grad(critic(between).sum(), between, create_graph=True)
     return (slope.flatten(1).norm(dim=1) - 1).square().mean()
@@ -88,6 +88,7 @@ class AdversarialTask(Task):
     def __init__(self, editor: PixelEditor, batches: PicturePairs, estimator, config: AdversarialConfig):
         self.network, self.batches, self.estimator = editor, batches, estimator
         self.critic, self.config, self.steps = Critic(config.critic_width, config.critic_depth), config, config.steps
+        self.critic.to(self.device)
         self.parts = {"network": editor, "critic": self.critic, "batches": batches}
         for name, network in (("network", editor), ("critic", self.critic)):
             network.to(memory_format=torch.channels_last)
@@ -97,15 +98,15 @@ class AdversarialTask(Task):
 
     def training_step(self, learner):
         "One step of the critic, then one of the editor."
-        batch, editor = self.batches.next_batch(), self.network
-        cast = lambda: torch.autocast("cpu", torch.bfloat16, enabled=bf16_available())
+        batch, editor = {k: v.to(self.device) for k, v in self.batches.next_batch().items()}, self.network
+        cast = lambda: torch.autocast(self.device.type, torch.bfloat16, enabled=bf16_available(self.device))
         with cast():
             made, terms = editor.terms(batch["x_source"], batch["y_source"], batch["y_target"], batch["x_target"])
         critic_loss = self.critic_step(batch["x_source"], torch.cat([x.detach().clamp(-1, 1) for x, _ in made]), cast)
         self.critic.requires_grad_(False)
         with cast():
             terms["adversarial"] = -sum(self.critic(x).mean() for x, _ in made) / len(made)
-            errors = [((self.estimator(degrade(x)) - y) / UNITS).square().sum(1).mean() for x, y in made]
+            errors = [((self.estimator(degrade(x)).to(y.device) - y) / UNITS).square().sum(1).mean() for x, y in made]
             terms["units"] = sum(errors) / len(made)
         total = sum(editor.weights[name] * value for name, value in terms.items())
         self.critic.requires_grad_(True)
@@ -129,19 +130,20 @@ def fit_baseline(kind: str,                # of `baselines.BASELINES`
                  config: AdversarialConfig = None,  # the defaults if None
                  folder=None,              # for the checkpoint; a run that is found there is continued
                  callbacks=(),
+                 device=None,              # as `training_device` takes it; the estimator stays where it is
                  **sizes,                  # of the networks; slim if not given
                  ) -> tuple:               # editor (averaged weights, frozen), `History`, `Clock` of processor seconds
     "Train one of the three. Raises `InputError` for an unknown kind, and if the folder holds another run."
     if kind not in BASELINES: raise InputError(f"{kind!r}: not one of {', '.join(BASELINES)}")
-    config = config or AdversarialConfig()
-    torch.manual_seed(config.seed)
-    editor = BASELINES[kind](**(sizes or SLIM)).read_by(estimator)
-    run_config = asdict(replace(config, checkpoint_every=0)) | dict(
-        pictures=fingerprint(codes.pictures, codes.y, codes.person), estimator=fingerprint(estimator),
-        editor=fingerprint(editor, editor.weights))
-    callbacks = [ema := EMA(editor, config.ema), history := History(), work := Clock(time.process_time), *callbacks]
-    if folder is not None: callbacks.append(Checkpoint(Path(folder) / "checkpoint.pt", config.checkpoint_every))
-    task = AdversarialTask(editor, PicturePairs(codes, config.batch, seed=config.seed), estimator, config)
-    Learner(task, callbacks, run_config).fit()
+    config, device = config or AdversarialConfig(), training_device(device)
+    with own_random_numbers(device, config.seed):
+        editor = BASELINES[kind](**(sizes or SLIM)).read_by(estimator).to(device)
+        run_config = asdict(replace(config, checkpoint_every=0)) | dict(
+            pictures=fingerprint(codes.pictures, codes.y, codes.person), estimator=fingerprint(estimator),
+            editor=fingerprint(editor, editor.weights))
+        callbacks = [ema := EMA(editor, config.ema), history := History(), work := Clock(time.process_time), *callbacks]
+        if folder is not None: callbacks.append(Checkpoint(Path(folder) / "checkpoint.pt", config.checkpoint_every))
+        task = AdversarialTask(editor, PicturePairs(codes, config.batch, seed=config.seed), estimator, config)
+        Learner(task, callbacks, run_config).fit()
     ema.load_average()
-    return editor.eval().requires_grad_(False), history, work
+    return editor.cpu().eval().requires_grad_(False), history, work

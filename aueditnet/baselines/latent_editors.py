@@ -19,7 +19,6 @@ class LinearEditor(Editor):
     "Ridge regression both ways: AUs read from w, directions in W+ that are the same for all faces."
     def __init__(self, n_levels: int, dim: int):
         super().__init__()
-        self.config = dict(n_levels=n_levels, dim=dim)
         self.register_buffer("mean", torch.zeros(n_levels, dim))
         self.register_buffer("offset", torch.zeros(12))
         self.register_buffer("reader", torch.zeros(n_levels * dim, 12))
@@ -45,12 +44,13 @@ class LinearEditor(Editor):
 class SingleBranch(AUEditNet):
     "Ablation: w' = w + D(z, l_tgt). The source's contribution stays; unnamed AUs request nothing."
     def edit(self, w, target, source=None):
+        w = self.receive(w)
         z, own = self.read(w)
         return w + self.displacement(z, self.label(target, torch.zeros_like(own)))
 
 class IndependentLevels(AUEditNet):
     "Ablation: the source label is the AU logits of each level; the levels do not agree first."
-    def read(self, w): return self.au_logits(w)
+    def read(self, w): return self.au_logits(self.receive(w))
 
 class SingleGlobalModule(AUEditNet):
     "Ablation: both branches, no levels. One module reads and displaces the L vectors as one long vector."
@@ -113,6 +113,7 @@ class ReDirTrans(Standardised):
         return self.spread * (self.back(z) + self.back_bent(F.gelu(self.back_hidden(z)))).view(-1, *self.mean.shape)
 
     def edit(self, w, target, source=None):
+        w = self.receive(w)
         z, own = self.read(w)
         if source is not None: own = self.label(source, own)
         removed, added = (self.back_to_w(self.rotate(z, label)) for label in (own, self.label(target, own)))
@@ -120,7 +121,7 @@ class ReDirTrans(Standardised):
 
     def forward(self, w, target):
         out = super().forward(w, target)
-        z, again = (self.au_logits(code)[0].flatten(2) for code in (w, out["edited"]))
+        z, again = (self.au_logits(self.receive(code))[0].flatten(2) for code in (w, out["edited"]))
         return out | {"embedding": (1 - F.cosine_similarity(z, again, dim=-1)).mean()}
 
     @torch.no_grad()

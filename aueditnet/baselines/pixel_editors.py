@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from ..files import weights
 from ..files.errors import InputError
-from ..files.networks import load_checked
+from ..files.networks import Loadable
 from .. import recognition
 from ..facs import AUS
 from ..editor import UNITS, AUEditNet
@@ -92,11 +92,9 @@ class Translator(nn.Module):
     def forward(self, x, y): return self.paint(self.body(self.stem(x, y)[-1])).float()
 
 # %% ../../nbs/baselines/pixel_editors.ipynb #597149cb
-class PixelEditor(nn.Module):
+class PixelEditor(Loadable):
     "Base class. Subclasses define `forward(x, source, target)`, a dict with the picture `edited`, and `terms`."
-    def __init__(self, **sizes):
-        super().__init__()
-        self.config = sizes
+    image_space = True  # `edit` takes pictures, not latent codes
 
     def read_by(self, estimator):  # pictures -> (B, 12)
         "Set the network that reads the source's intensities; it is not part of the state dict. Returns self."
@@ -111,7 +109,8 @@ class PixelEditor(nn.Module):
              source=None,         # (B, 12) the source's own intensities, where known; None reads them
              ) -> torch.Tensor:   # (B, 3, S, S)
         "Edited pictures. Raises `InputError` for a wrong number of AUs."
-        own, target = self.estimate(x) if source is None else source, torch.as_tensor(target)
+        x, target = self.receive(x), torch.as_tensor(target)
+        own = self.receive(self.estimate(x) if source is None else source)
         if target.shape[-1] != len(AUS):
             raise InputError(f"a request has {len(AUS)} intensities, not {target.shape[-1]}")
         target = target.to(own).expand(len(x), -1)
@@ -121,12 +120,8 @@ class PixelEditor(nn.Module):
         "Expression transfer: the target intensities are read from another picture."
         return self.edit(x, self.estimate(x_target).expand(len(x), -1))
 
-    @classmethod
-    def from_state_dict(cls, state: dict, **sizes):
-        "Rebuild, in eval mode and frozen."
-        net = cls(**sizes)
-        load_checked(net, state)
-        return net.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    @staticmethod
+    def sizes(state): return {}  # the entries do not say how a picture is folded: `from_state_dict` takes the sizes
 
 def variation(x): return x.diff(dim=2).square().mean() + x.diff(dim=3).square().mean()  # squared total variation
 
@@ -136,7 +131,7 @@ class GANimation(PixelEditor):
     weights = dict(units=20., adversarial=1., cycle=10., mask=0.2, smooth=1.)
 
     def __init__(self, width: int = FULL["width"], fold: int = FULL["fold"]):
-        super().__init__(width=width, fold=fold)
+        super().__init__()
         self.net = Translator(4, width, fold)
         with torch.no_grad():  # at the start the source passes nearly unchanged
             last = self.net.paint[-1]
@@ -163,7 +158,7 @@ class Ling(PixelEditor):
     weights = dict(units=30., adversarial=1., cycle=30., same=30., smooth=0.01)
 
     def __init__(self, width: int = FULL["width"], fold: int = FULL["fold"], blocks: int = 6):
-        super().__init__(width=width, fold=fold)
+        super().__init__()
         units, widths = len(AUS), (2 * width, width)
         self.stem, self.enter = Stem(width, fold, 0, no_norm), conv(4 * width + units, 4 * width, 3, norm=no_norm)
         self.body = nn.Sequential(*(Residual(4 * width, no_norm) for _ in range(blocks)))
@@ -191,7 +186,7 @@ class ICface(PixelEditor):
     weights = dict(units=5., adversarial=0.3, itself=10., frame=10.)
 
     def __init__(self, width: int = FULL["width"], fold: int = FULL["fold"]):
-        super().__init__(width=width, fold=fold)
+        super().__init__()
         self.neutraliser, self.reenactor = (Translator(3, width, fold, BatchNorm) for _ in range(2))
 
     def forward(self, x, source, target):
@@ -221,9 +216,7 @@ def load_editor(name: str,    # of `EDITORS`
         estimator = recognition.AUNet.from_state_dict(weights.load("heads128-au")[0])
         return BASELINES[name].from_state_dict(state, **meta["sizes"]).read_by(estimator)
     if issubclass(LATENT[name], AUEditNet): return LATENT[name].from_state_dict(state)
-    net = LATENT[name](**meta["sizes"])
-    load_checked(net, state)
-    return net.eval().requires_grad_(False)
+    return LATENT[name].from_config(meta["sizes"], state)
 
 def pipeline(name: str) -> Pipeline:  # of `EDITORS`
     "A pipeline with another editor in it; it does everything that pipelines do."

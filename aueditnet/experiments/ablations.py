@@ -20,13 +20,14 @@ from rich.table import Table
 
 from ..files.errors import InputError
 from ..files.io import cache_dir, data_dir, replace_file
-from ..files.networks import tune_allocator
+from ..files.networks import own_random_numbers, tune_allocator
 from ..files.reports import UNDEFINED, Report, record_file
 from ..facs import AUS
 from ..data import DISFA, TRAIN, Codes
 from ..editor import AUEditNet, Editor
 from ..losses import PICTURE_TERMS
-from ..training import Clock, Progress, TrainConfig, fingerprint, fit_editor, frozen_networks, labelled_codes
+from ..training import Clock, Progress, TrainConfig, fingerprint, fit_editor, frozen_networks
+from ..runs.streaming import labelled_codes
 from ..evaluation import MEASURES, Evaluation, EvaluationSet, summarise
 from ..pipeline import FaceModel
 from ..baselines.latent_editors import (
@@ -85,8 +86,8 @@ def train_variant(variant: Variant,
     data, sampler = training_set(variant, codes, config.seed)
     shape = codes.w.shape[1:]
     if variant.editor is LinearEditor: return LinearEditor(*shape).fit(data.w, data.y, data.person)
-    torch.manual_seed(config.seed)
-    editor = variant.editor(*shape, **(config.sizes if issubclass(variant.editor, AUEditNet) else {}))
+    with own_random_numbers(seed=config.seed):
+        editor = variant.editor(*shape, **(config.sizes if issubclass(variant.editor, AUEditNet) else {}))
     loss = replace(config.loss, size=variant.size or config.loss.size, **{t: 0 for t in variant.without})
     return fit_editor(data, replace(config, loss=loss), networks, folder, editor, callbacks, sampler)[0]
 
@@ -129,7 +130,7 @@ def _file(folder, name, suffix=".json"): return folder / (re.sub(r"[^\w.]+", "-"
 def run_key(settings: dict, codes: Codes, networks: dict, evaluation: Evaluation) -> str:  # networks of the loss
     "The name of the folder, 16 hexadecimal digits: whatever decides what is trained and what is measured."
     model = evaluation.model
-    measuring = model.inverter, model.evaluator, model.evaluator_b, model.identity
+    measuring = model.inverter, model.evaluator, model.evaluator_b, model.identity_evaluator
     return fingerprint(settings, variants(), STRENGTHS, codes.digest(), networks, evaluation.data, *measuring)
 
 def main(only=None,             # names in `variants()`; None: all
@@ -147,7 +148,7 @@ def main(only=None,             # names in `variants()`; None: all
     dataset, model = DISFA(data or data_dir() / "synthdisfa"), FaceModel.from_pretrained()
     config = TrainConfig(steps=steps, checkpoint_every=100)
     codes = labelled_codes(dataset, model.inverter, TRAIN, config.every, picture_size=config.loss.size)
-    networks, settings = frozen_networks(model.inverter), dict(steps=steps, pairs=pairs, training=asdict(config))
+    networks, settings = frozen_networks(model), dict(steps=steps, pairs=pairs, training=asdict(config))
     evaluation = Evaluation(model, EvaluationSet.frame_pairs(dataset, model.size, model.zoom, pairs=pairs))
     folder = Path(out or cache_dir() / "ablations") / run_key(settings, codes, networks, evaluation)
     folder.mkdir(parents=True, exist_ok=True)

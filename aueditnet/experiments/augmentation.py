@@ -10,12 +10,13 @@ import numpy as np
 import torch
 
 from ..files.io import data_dir
-from ..files.networks import tune_allocator
+from ..files.networks import own_random_numbers, tune_allocator
 from ..files.reports import markdown_table, save_record
 from ..facs import AUS
 from ..data import DISFA, TEST, TRAIN, Codes
 from ..recognition import AUNet
-from ..training import TrainConfig, labelled_codes
+from ..training import TrainConfig
+from ..runs.streaming import labelled_codes
 from ..evaluation import bootstrap_subjects, icc31
 from ..pipeline import FaceModel
 from ..pretraining.au_estimators import STRONG, frame_weights, labelled_frames
@@ -34,7 +35,7 @@ def edited_frames(model,         # `FaceModel`
     chance = frame_weights(y)
     faces, targets = rng.integers(len(y), size=n), rng.choice(len(y), n, p=chance / chance.sum())
     w = torch.where(torch.from_numpy(rng.random(n) < 0.5)[:, None, None], codes.w[faces], codes.mirrored[faces])
-    parts = [model.editor.edit(w[i:i + 64], codes.y[targets[i:i + 64]]) for i in range(0, n, 64)]
+    parts = [model.edit_codes(w[i:i + 64], codes.y[targets[i:i + 64]]) for i in range(0, n, 64)]
     return model.synthesize(torch.cat(parts)), y[targets]
 
 # %% ../../nbs/experiments/augmentation.ipynb #8ac313c1
@@ -49,9 +50,8 @@ def train_estimator(real,   # pictures (n, S, S, 3) uint8, labels (n, 12), perso
     sets = [(x[~out], y[~out])] + ([added] if added else [])
     pictures, labels = (np.concatenate(part) for part in zip(*sets))
     chance = np.concatenate([frame_weights(y) / frame_weights(y).sum() for _, y in sets])
-    torch.manual_seed(seed)
     score = lambda network: float(np.nanmean(icc31(y[out], predict(network, x[out]))))
-    network = AUNet()
+    with own_random_numbers(seed=seed): network = AUNet()
     if start: network.load_state_dict(start(), strict=False)
     return fit_network(network, PictureLoss(pictures, labels, STRONG, weight=chance), score, steps, seed)[0]
 

@@ -22,12 +22,13 @@ from ..files import weights
 from ..files.drawing import strip
 from ..files.io import cache_dir, data_dir
 from ..files.latents import cache_latents
-from ..files.networks import tune_allocator
+from ..files.networks import own_random_numbers, tune_allocator
 from ..files.reports import UNDEFINED, Measurement, Report, markdown_table, record_file, save_record
 from ..facs import AUS
 from ..data import DISFA, TEST, TRAIN, Codes
 from ..recognition import AUNet
-from ..training import Clock, TrainConfig, fit_editor, frozen_networks, labelled_codes
+from ..training import Clock, TrainConfig, fit_editor, frozen_networks
+from ..runs.streaming import labelled_codes
 from ..evaluation import Evaluation, EvaluationSet, icc31, mae, psnr
 from ..pipeline import FaceModel, Pixels
 from ..baselines.adversarial import AdversarialConfig, fit_baseline
@@ -69,8 +70,8 @@ def train_one(name: str, codes: Codes, model, folder, estimator, steps: int = No
         began = time.process_time()
         return LinearEditor(*codes.w.shape[1:]).fit(codes.w, codes.y, codes.person), time.process_time() - began, []
     config, work = TrainConfig(**({"steps": steps} if steps else {})), Clock(time.process_time)
-    torch.manual_seed(config.seed)
-    start, networks = LATENT[name](*codes.w.shape[1:]), frozen_networks(model.inverter)
+    with own_random_numbers(seed=config.seed): start = LATENT[name](*codes.w.shape[1:])
+    networks = frozen_networks(model)
     editor, history = fit_editor(codes, config, networks, folder, start, [work])
     return editor, work.seconds, history.rows
 
@@ -120,7 +121,7 @@ def write_baseline_card(name, editor, about, rows):  # the header of the weights
 # %% ../../nbs/experiments/comparison.ipynb #efe36b54
 def image_space(model):  # `FaceModel`
     "The same evaluators for image-space editors: nothing is inverted."
-    return replace(model, inverter=Pixels(model.size, model.zoom))
+    return model.with_parts(inverter=Pixels(model.size, model.zoom))
 
 BASELINE_W, BASELINE_FRAME = "no-edit baseline, inversion", "no-edit baseline, frame"
 

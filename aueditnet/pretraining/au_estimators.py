@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['TEST_PEOPLE', 'STOP_PEOPLE', 'EVALUATORS', 'STRONG', 'AU_SEED', 'frame_weights', 'split_identities', 'icc_by_au',
            'mean_icc', 'calibration', 'intensity_figures', 'sharp_and_64', 'train_evaluator', 'labelled_frames',
-           'train_au']
+           'fit_reader', 'train_au']
 
 # %% ../../nbs/pretraining/au_estimators.ipynb #f2421533
 import numpy as np
-import torch
 from tqdm.auto import tqdm
 
+from ..files.errors import InputError
+from ..files.networks import own_random_numbers
 from ..facs import AUS
 from ..data import DISFA, FOLDS
 from ..align import aligned_frames
@@ -24,9 +25,9 @@ from .augment import DEGRADATIONS, Augment, PictureLoss, fit_network, predict
 # %% ../../nbs/pretraining/au_estimators.ipynb #17652690
 def frame_weights(y) -> np.ndarray:  # (n,)
     "How often to draw each frame: the sum over AUs of 1 / sqrt(frequency of its rounded intensity)."
-    rounded = np.rint(y).astype(int)
-    counts = np.stack([np.bincount(column, minlength=6) for column in rounded.T])
-    return sum(1 / np.sqrt(counts[k, rounded[:, k]] + 5.0) for k in range(len(AUS)))
+    known, rounded = ~np.isnan(y), np.nan_to_num(np.rint(y)).astype(int)  # AUs without a label do not count
+    counts = np.stack([np.bincount(column[some], minlength=6) for column, some in zip(rounded.T, known.T)])
+    return sum(known[:, k] / np.sqrt(counts[k, rounded[:, k]] + 5.0) for k in range(len(AUS)))
 
 # %% ../../nbs/pretraining/au_estimators.ipynb #9fcd38ed
 TEST_PEOPLE, STOP_PEOPLE = 60, 20
@@ -45,7 +46,9 @@ def icc_by_au(read, truth) -> dict:  # {AU: ICC(3,1)}; None where the truth does
     "Agreement of readings (n, 12) with the truth."
     return {au: None if np.isnan(v) else round(float(v), 4) for au, v in zip(AUS, icc31(truth, read))}
 
-def mean_icc(by_au: dict) -> float: return float(np.mean([v for v in by_au.values() if v is not None]))
+def mean_icc(by_au: dict) -> float:  # NaN where the truth of no AU varies
+    values = [v for v in by_au.values() if v is not None]
+    return float(np.mean(values)) if values else float("nan")
 
 def calibration(read, truth) -> dict:  # {AU: [[mean, standard deviation] or None for each intensity 0..5]}
     "Readings where the true intensity, rounded, is 0, 1, ... 5."
@@ -72,28 +75,32 @@ EVALUATORS = {  # network, seed, highest learning rate
 def train_evaluator(people: IdentitySet,
                     steps: int,
                     name: str,   # one of `EVALUATORS`
-                    file=None,   # checkpoint, as in `fit_network`
+                    file=None, device=None,  # checkpoint, and where to train, as in `fit_network`
                     ) -> tuple:  # network, figures on the held-out people, record of the run
     "Train an evaluator of action units."
     (x, y, _), (stop_x, stop_y, _), (test_x, test_y, _) = split_identities(people)
-    network, seed, rate = EVALUATORS[name]
-    torch.manual_seed(seed)
+    kind, seed, rate = EVALUATORS[name]
+    with own_random_numbers(seed=seed): network = kind()
     loss = PictureLoss(x, y, Augment(), weight=frame_weights(y))
     score = lambda evaluator: sharp_and_64(evaluator, stop_x, stop_y)
-    network, record = fit_network(network(), loss, score, steps, seed, rate=rate, checks=6, file=file)
+    network, record = fit_network(network, loss, score, steps, seed, rate=rate, checks=6, file=file, device=device)
     return network, intensity_figures(network, test_x, test_y), record
 
 # %% ../../nbs/pretraining/au_estimators.ipynb #ed7fbdc7
-def labelled_frames(root,             # a folder in DISFA's layout
+def labelled_frames(root,             # a folder in DISFA's layout, or an open dataset
                     subjects,         # whose frames
                     every: int = 1,   # only every n-th frame
                     size: int = 128,  # side of the crops, pixels
                     zoom: float = 1.25,  # as in `align.ffhq_quad`
+                    most: int = None, # of one subject at most so many, evenly spread
                     ) -> tuple:       # pictures (n, size, size, 3) uint8, labels (n, 12), subjects (n,)
     "The frames of some subjects that have landmarks, aligned and in memory."
-    data, x, y, who = DISFA(root, subjects), [], [], []
+    data, x, y, who = root if hasattr(root, "usable") else DISFA(root, subjects), [], [], []
     for s in tqdm(subjects, desc="aligning", delay=3):
-        chosen = [i for i in range(0, data.n_frames(s), every) if data.usable(s)[i]]
+        chosen = [i for i in np.flatnonzero(data.usable(s)).tolist() if i % every == 0]
+        if not chosen: raise InputError(f"{s}: no frame has landmarks for the alignment; leave the subject out")
+        if most and len(chosen) > most:
+            chosen = [chosen[i] for i in np.linspace(0, len(chosen) - 1, most).round().astype(int)]
         x += aligned_frames(data, s, chosen, size, zoom).values()
         y.append(data.labels(s)[chosen])
         who += [s] * len(chosen)
@@ -103,20 +110,30 @@ def labelled_frames(root,             # a folder in DISFA's layout
 STRONG = Augment(shift=0.015, scale=0.03, roll=2.5, light=0.25, colour=0.12)  # for few people
 AU_SEED = 3
 
+def fit_reader(network,
+               x, y,      # (n, S, S, 3) uint8 and (n, 12), frames of few people
+               stop,      # (n,) bool: those that choose the weights, the others are trained on
+               steps: int, seed: int,
+               rate: float = 2e-3,   # the highest learning rate
+               score=sharp_and_64,   # score(network, x, y) -> float, higher is better
+               file=None, device=None,  # checkpoint, and where to train, as in `fit_network`
+               ) -> tuple:           # network, record of the run
+    "Train a network that reads AUs on frames of few people, with strong augmentation."
+    loss = PictureLoss(x[~stop], y[~stop], STRONG, weight=frame_weights(y[~stop]))
+    choose = lambda network: score(network, x[stop], y[stop])
+    return fit_network(network, loss, choose, steps, seed, rate=rate, checks=10, file=file, device=device)
+
 def train_au(root,             # a dataset in DISFA's layout
              steps: int,
              start=None,       # () -> entries to begin with, of `landmark_network.landmark_start`; None: random numbers
              fold: str = "P3", # left out, for the figures
-             file=None,        # checkpoint, as in `fit_network`
+             file=None, device=None,  # checkpoint, and where to train, as in `fit_network`
              ) -> tuple:       # network, figures on the fold, record of the run
     "Train the AU estimator of the losses on 15 of the other folds' 18 subjects; the other three choose the weights."
     subjects = training_subjects(fold)
     x, y, who = labelled_frames(root, subjects)
     stop = np.isin(who, subjects[2::6])
-    torch.manual_seed(AU_SEED)
-    network = AUNet()
+    with own_random_numbers(seed=AU_SEED): network = AUNet()
     if start: network.load_state_dict(start(), strict=False)
-    loss = PictureLoss(x[~stop], y[~stop], STRONG, weight=frame_weights(y[~stop]))
-    score = lambda network: sharp_and_64(network, x[stop], y[stop])
-    network, record = fit_network(network, loss, score, steps, AU_SEED, checks=10, file=file)
+    network, record = fit_reader(network, x, y, stop, steps, AU_SEED, file=file, device=device)
     return network, intensity_figures(network, *labelled_frames(root, FOLDS[fold])[:2]), record

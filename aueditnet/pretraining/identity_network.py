@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from ..files.networks import own_random_numbers
 from ..recognition import IRSE50, identity_crop
 from ..synth.identities import IdentitySet
 from .augment import DEGRADATIONS, Augment, PictureLoss, fit_network, predict
@@ -45,7 +46,7 @@ def arcface(cosine, own, scale: float, margin: float):
 # %% ../../nbs/pretraining/identity_network.ipynb #e277b4f7
 def embed(network, pictures, change=None, zoom: float = 1.25) -> np.ndarray:  # (N, dim), of unit length
     "Identity embeddings of uint8 pictures (N, S, S, 3)."
-    return predict(lambda x: network.eval()(identity_crop(x, zoom)), pictures, change)
+    return predict(network, pictures, change, prepare=lambda x: identity_crop(x, zoom))
 
 def pair_cosines(e, person) -> tuple:
     "Cosines of all pairs of the same person, and of different people."
@@ -94,15 +95,15 @@ NETWORKS = {  # name: sizes of the slim IR-SE trunk as in `recognition.IRSE50`, 
 def train_identity(people: IdentitySet,
                    steps: int,
                    name: str,   # one of `NETWORKS`
-                   file=None,   # checkpoint, as in `fit_network`
+                   file=None, device=None,  # checkpoint, and where to train, as in `fit_network`
                    ) -> tuple:  # network, figures on the held-out people, record of the run
     "Train an identity network."
     (x, _, person), (stop_x, _, stop_person), (test_x, _, test_person) = split_identities(people)
     sizes, seed = NETWORKS[name]
-    torch.manual_seed(seed)
     def score(network):
         pairs = pair_cosines(embed(network, stop_x), stop_person)
         return accuracy(*pairs, best_threshold(*pairs))
-    loss = IdentityLoss(x, person, sizes["dim"], Augment(smallest=48, light=0.2))
-    network, record = fit_network(IRSE50(**sizes), loss, score, steps, seed, rate=3e-3, decay=0.05, file=file)
+    with own_random_numbers(seed=seed):
+        loss, network = IdentityLoss(x, person, sizes["dim"], Augment(smallest=48, light=0.2)), IRSE50(**sizes)
+    network, record = fit_network(network, loss, score, steps, seed, rate=3e-3, decay=0.05, file=file, device=device)
     return network, identity_figures(network, test_x, test_person), record

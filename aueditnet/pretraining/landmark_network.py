@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from ..files import weights
 from ..files.io import cache_dir, content_hash, replace_file
-from ..files.networks import tune_allocator
+from ..files.networks import own_random_numbers, tune_allocator
 from ..recognition import AUNet
 from ..synth.identities import PROBED_PICTURES, SETS, identity_landmarks, probed_seeds, rendered_set, set_folder
 from .augment import Augment, PictureLoss, fit_network, predict
@@ -64,14 +64,14 @@ def learn_landmarks(pictures,      # (N, S, S, 3) uint8, or an `IdentitySet`
                     held_out: int, # the last so many pictures choose the weights
                     steps: int,
                     seed: int = 7,
-                    file=None,     # checkpoint, as in `fit_network`
+                    file=None, device=None,  # checkpoint, and where to train, as in `fit_network`
                     ) -> tuple:    # network, `LandmarkLoss` with its scales, record of the run
     "Train a network that predicts 68 landmarks."
-    torch.manual_seed(seed)
+    with own_random_numbers(seed=seed): network = AUNet(outputs=2 * points.shape[1])
     loss = LandmarkLoss(pictures, points[:-held_out])
     last = pictures[np.arange(len(points) - held_out, len(points))]
     score = lambda network: -np.linalg.norm(loss.landmarks(network, last) - points[-held_out:], axis=-1).mean()
-    network, record = fit_network(AUNet(outputs=2 * points.shape[1]), loss, score, steps, seed, checks=8, file=file)
+    network, record = fit_network(network, loss, score, steps, seed, checks=8, file=file, device=device)
     return network, loss, record
 
 # %% ../../nbs/pretraining/landmark_network.ipynb #17bba133

@@ -65,10 +65,10 @@ class PointsTask(JointTask):
     def __init__(self, config: JointConfig, people,
                  start=landmark_start):  # () -> entries of the landmark network
         super().__init__(config, people)
-        self.frozen = Points(start())
+        self.frozen = Points(start()).to(self.device)
 
     def extra(self, made, real):
-        with autocast():
+        with autocast(self.device):
             seen = self.frozen(made)
             with torch.no_grad(): wanted = self.frozen(real)
         return {"points": self.weight * feature_error(seen, wanted)}
@@ -85,10 +85,10 @@ class GanTask(JointTask):
 
     def joint_terms(self, full, real):
         "The loss of the generator alone: samples against the discriminator."
-        with autocast(): made, _ = sample(self, len(real))
+        with autocast(self.device): made, _ = sample(self, len(real))
         loss_d = discriminator_step(self, made, real)
         self.d.requires_grad_(False)
-        with autocast(): loss = F.softplus(-self.d(made)[0]).mean()
+        with autocast(self.device): loss = F.softplus(-self.d(made)[0]).mean()
         self.d.requires_grad_(True)
         return {"adversarial": loss}, {"discriminator": loss_d}
 
@@ -132,12 +132,12 @@ def averaged(file) -> Inverter:  # the networks of a mark
 
 def at_mark(file: Path, model: FaceModel, frames) -> dict:  # pictures, minutes of a core, entries of `export.score`
     "The measures of a mark, kept beside it under a name that holds a hash of the mark, the frames and the evaluators."
-    key = fingerprint(file, frames, model.evaluator, model.evaluator_b, model.identity)
+    key = fingerprint(file, frames, model.evaluator, model.evaluator_b, model.identity_evaluator)
     done = file.with_name(f"{file.stem}-{key}.json")
     if not done.is_file():
         state, batch = load_average(file), CONFIG.reconstructions + CONFIG.samples
         row = dict(pictures=state["step"] * batch, minutes=round(state["seconds"] / 60, 1))
-        replace_file(done, json.dumps(row | score(replace(model, inverter=averaged(file)), *frames, 0)).encode())
+        replace_file(done, json.dumps(row | score(model.with_parts(inverter=averaged(file)), *frames, 0)).encode())
     return json.loads(done.read_text())
 
 # %% ../../nbs/pretraining/recipes.ipynb #1c8b454e
@@ -185,8 +185,8 @@ def main(names=tuple(RECIPES),  # recipes to train now; all that are finished ar
     last = f"{CONFIG.stages[0][1] + CONFIG.polish:05d}.pt"
     marks = {name: sorted((out / name).glob("[0-9]*.pt")) for name in RECIPES if (out / name / last).is_file()}
     record = {"curves": {name: [at_mark(file, model, frames) for file in files] for name, files in marks.items()},
-              "bundled": score(model, *frames, 0), "pooled": score(replace(model, inverter=Pooled()), *frames)}
-    finished = {name: replace(model, inverter=averaged(out / name / last)) for name in marks}
+              "bundled": score(model, *frames, 0), "pooled": score(model.with_parts(inverter=Pooled()), *frames)}
+    finished = {name: model.with_parts(inverter=averaged(out / name / last)) for name in marks}
     record["end"], record["reference"], record["sheets"] = finish(finished, frames, people)
     if install: save_record("recipes", **record)
     print(recipes_table(record))

@@ -42,7 +42,7 @@ class FaceFrame:
     requested: np.ndarray = None  # nan for AUs that nobody named
     inversion: np.ndarray = None  # the face through encoder and generator
     image: np.ndarray = None      # the edited face
-    measured: np.ndarray = None   # intensities in `image`, as an evaluator reads them
+    measured: np.ndarray = None   # intensities in `image`, as an evaluator reads them; NaN where the model has none
 
 def align_frames(pipeline,   # a `Pipeline`
                  frames,     # `Frame`s
@@ -88,7 +88,7 @@ def invert_frames(pipeline,      # a `Pipeline`
         while part := list(islice(items, batch)):
             faces, chosen = [f for f in part if f.crop is not None], []
             if faces:
-                codes = inverter.invert(np.stack([f.crop for f in faces]), steps=0)
+                codes = inverter.invert(np.stack([f.crop for f in faces]), steps=0).cpu()
                 for face, face_code in zip(faces, codes): face.w = face_code
             for face in faces:
                 if face.seen and face.frame.time >= due:
@@ -96,8 +96,9 @@ def invert_frames(pipeline,      # a `Pipeline`
                     due = face.frame.time + 1.5 * CORRECTION_WIDTH - 1e-6
             if chosen and inverter.steps:
                 w, crops = torch.stack([f.w for f in chosen]), to_tensor(np.stack([f.crop for f in chosen]))
-                refined = refine(inverter.generator, w, crops, inverter.steps, zoom=inverter.zoom)
-                for face, correction in zip(chosen, (refined - w).numpy()): face.correction = correction
+                own = w.to(inverter.generator.device)
+                refined = refine(inverter.generator, own, crops, inverter.steps, zoom=inverter.zoom)
+                for face, correction in zip(chosen, (refined.cpu() - w).numpy()): face.correction = correction
             yield from part
 
     corrections = ((f.frame.time, unknown if f.correction is None else f.correction, f) for f in encoded())
@@ -164,7 +165,7 @@ def estimate_frames(pipeline, frames, intensities, smooth=0., batch=8, **how):  
         for item in invert_frames(pipeline, align_frames(pipeline, frames, **how), batch):
             own = np.full(len(AUS), np.nan, np.float32)
             if item.w is not None and item.seen:
-                with torch.no_grad(): own = pipeline.editor.estimate(item.w[None])[0].numpy()
+                own = pipeline.estimate_codes(item.w[None])[0].numpy()
             yield item.frame.time, own, item
     track = intensities
     if not isinstance(track, IntensityTrack): track = IntensityTrack({}).join(intensities or {})
@@ -180,7 +181,8 @@ def _rendered(pipeline, items, batch, edit):
             found = True
             requested, w, edited = edit(faces)
             inversions, images = pipeline.synthesize(w), pipeline.synthesize(edited)
-            measured = pipeline.read(images)
+            measured = np.full((len(images), len(AUS)), np.nan, np.float32)  # without an evaluator
+            if pipeline.evaluator is not None: measured = pipeline.read(images)
             for i, face in enumerate(faces):
                 face.requested, face.measured = requested[i], measured[i]
                 face.inversion, face.image = inversions[i], images[i]
@@ -204,7 +206,7 @@ def edit_frames(pipeline,      # a `Pipeline`
         requested = np.where(np.isnan(extra), requested, own + extra).astype(np.float32)
         target = np.where(np.isnan(requested), own, requested) if smooth else requested
         w = torch.stack([f.w for f in faces])
-        with torch.no_grad(): return requested, w, pipeline.editor.edit(w, torch.from_numpy(target))
+        return requested, w, pipeline.edit_codes(w, torch.from_numpy(target))
     return _rendered(pipeline, estimate_frames(pipeline, frames, intensities, smooth, batch, **how), batch, edit)
 
 # %% ../../nbs/video/films.ipynb #c945d0a7
@@ -229,7 +231,7 @@ class Summary:
     note: str = ""          # what is odd about the input
     source: dict = field(default_factory=dict)     # all 12: what the video shows
     requested: dict = field(default_factory=dict)  # only the AUs that were named
-    measured: dict = field(default_factory=dict)   # all 12, by an evaluator
+    measured: dict = field(default_factory=dict)   # all 12, by an evaluator; empty where the model has none
 
     def __str__(self):
         counts = {"no face found, aligned as their neighbours": self.without_face,
@@ -285,7 +287,7 @@ def transfer_frames(pipeline,   # a `Pipeline`
     code = pipeline.invert(pipeline.face(image)[None])
     def edit(faces):
         requested, w = np.stack([f.source for f in faces]), code.expand(len(faces), -1, -1)
-        with torch.no_grad(): return requested, w, pipeline.editor.edit(w, torch.from_numpy(requested))
+        return requested, w, pipeline.edit_codes(w, torch.from_numpy(requested))
     return _rendered(pipeline, estimate_frames(pipeline, frames, {}, smooth, batch, **how), batch, edit)
 
 def transfer_video(pipeline,  # a `Pipeline`
