@@ -83,7 +83,7 @@ def main(folder, size=1024, frames=4845, people=("SN001", "SN006"), tested="SN00
     print("| command | seconds | peak memory, GB |\n|---|---|---|")
     run("model", "import", "--e4e", "e4e.pt", "--arcface", "arcface.pth", "-o", "ffhq")
     run("train-reader", "--model", "ffhq", "--data", "DISFA", *who, "--steps", 10, "--frames-per-subject", 100)
-    run("train", "--model", "ffhq", "--data", "DISFA", *who, *few, "--steps", 20, "-o", "run")
+    run("train", "--model", "ffhq", "--data", "DISFA", *who, *few, "--steps", 3, "-o", "run")
     run("evaluate", "--model", "run/model", "--data", "DISFA", "--subjects", tested, "--pairs", 2)
     if not Path("ffhq-face.png").is_file():
         save_picture(aligned_frames(open_dataset("DISFA", [tested]), tested, [0], size, 1.)[0], "ffhq-face.png")
