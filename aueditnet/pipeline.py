@@ -248,11 +248,9 @@ def _requests(requests,  # a dict for each edit, or one for all; None is empty
 class Pipeline(FaceModel):
     """From a picture to an edited picture: `Pipeline.from_pretrained("heads128")`."""
 
-    def face(self,
-             image,         # a path, a PIL picture, or HxWx3 uint8 RGB
+    def face(self, image,   # a path, a PIL picture, or HxWx3 uint8 RGB
              align=None,    # True: find the face; False: it is a face crop; None: False only at the model's size
-             name="image",  # for error messages
-             face: int = None,  # number of the face, 1 is the largest; None: the largest
+             name="image", face: int = None,  # for error messages; number of the face: 1, or None, is the largest
              ) -> np.ndarray:   # (S, S, 3) uint8
         """The aligned face of a picture. Raises `InputError` if there is none."""
         return cut_face(image, self.size, self.zoom, align, face, name)
@@ -274,15 +272,14 @@ class Pipeline(FaceModel):
     @torch.no_grad()
     def edit_batch(self,
                    images,       # a list of pictures; or one, which every request is applied to
-                   intensities=None,  # a dict for each edit, or one for all
-                   relative=None,     # the same
+                   intensities=None, relative=None,  # a dict for each edit, or one for all
                    align=None, face: int = None,  # as in `face`
                    ) -> list:    # of `Edit`s
         """Several edits at once; one face is inverted once. Faces that are inverted together may differ by a few tenths
         of a reading from single edits, because refinement amplifies rounding."""
         one = isinstance(images, (str, os.PathLike, Image.Image)) or getattr(images, "ndim", 4) == 3
-        lists = [r for r in (intensities, relative) if isinstance(r, (list, tuple))]
-        n = max(map(len, lists), default=1) if one else len(images)
+        lengths = [len(r) for r in (intensities, relative) if isinstance(r, (list, tuple))]
+        n = max(lengths, default=1) if one else len(images)
         absolute, added = _requests(intensities, n), _requests(relative, n)
         both = np.isfinite(absolute + added).any(0)
         if both.any(): raise InputError(f"{AUS[both.argmax()]} is requested both absolutely and relatively: choose one")

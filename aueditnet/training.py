@@ -292,11 +292,10 @@ def fit_editor(codes: Codes,               # training frames
 #| code-fold: true
 #| code-summary: "Supporting code: frozen_networks, training_device and training_subjects"
 def frozen_networks(model,        # `pipeline.FaceModel`
-                    au_net=None,  # another AU estimator; None: the model's own
                     ) -> dict:    # arguments of `EditLoss`: zoom, synthesize, au_net, identity, as far as there
     "The frozen networks of the loss: generator, AU estimator, identity network; never an evaluator."
     zoom, identity = model.zoom, model.identity
-    networks = {"synthesize": model.inverter.generator.synthesize, "au_net": au_net or model.au_net,
+    networks = {"synthesize": model.inverter.generator.synthesize, "au_net": model.au_net,
                 "identity": identity and (lambda x: identity(identity_crop(x, zoom)))}
     return {"zoom": zoom} | {name: network for name, network in networks.items() if network is not None}
 

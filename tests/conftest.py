@@ -33,6 +33,15 @@ def run_python(*words, cwd, timeout=300, **env):
     return subprocess.run([sys.executable, *map(str, words)], cwd=cwd, timeout=timeout, capture_output=True, text=True, env=child_env(**env))
 
 
+def complaint(call):
+    """The line that a user sees."""
+    from aueditnet.files.errors import InputError
+    with pytest.raises(InputError) as problem:
+        call()
+    assert "\n" not in str(problem.value)
+    return str(problem.value)
+
+
 SPREAD = ("test_notebooks", "test_clean")   # files whose tests are independent and go to whichever worker is free
 
 

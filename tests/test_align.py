@@ -5,23 +5,15 @@ import sys
 import cv2
 import numpy as np
 import pytest
-from conftest import NBS, ROOT
+from conftest import NBS, ROOT, complaint
 from PIL import Image
 
 from aueditnet.align import align_face, aligned_frames, cut_face, detect_landmarks, dlib_models, ffhq_quad, find_faces, neutral_faces
 from aueditnet.data import DISFA, TEST
-from aueditnet.files.errors import InputError, PhotoExtraMissing
+from aueditnet.files.errors import PhotoExtraMissing
 from aueditnet.files.io import as_picture, read_image
 
 ASTRONAUT, TRUE_BOX = NBS / "images" / "astronaut.jpg", (175, 76, 265, 166)
-
-
-def complaint(call):
-    """The line that a user sees."""
-    with pytest.raises(InputError) as problem:
-        call()
-    assert "\n" not in str(problem.value)
-    return str(problem.value)
 
 
 def face(left_eye, right_eye, left_corner, right_corner):

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import av
 import numpy as np
 import pytest
-from conftest import number, numbered
+from conftest import complaint, number, numbered
 import torch
 from scipy.io import savemat
 
@@ -52,35 +52,12 @@ def make_tree(root, subjects=("SN001",), frames=24, video="Videos_LeftCamera/Lef
     return root
 
 
-def complaint(call):
-    """The line that a user sees."""
-    with pytest.raises(InputError) as problem:
-        call()
-    assert "\n" not in str(problem.value)
-    return str(problem.value)
-
-
 @pytest.fixture
 def tree(tmp_path):
     return make_tree(tmp_path / "plain", ["SN001", "SN002"])
 
 
 # frames
-
-@pytest.mark.parametrize("kind, codec, options", [
-    ("avi", "libx264", dict(bf="3", g="50")), ("avi", "mpeg4", dict(bf="2", g="30")), ("avi", "mpeg4", dict(g="40")),
-    ("mp4", "libx264", {"bf": "3", "g": "40", "x264-params": "open-gop=1"}), ("mkv", "libx264", dict(bf="0", g="250"))])
-def test_every_frame_is_the_one_asked_for(tmp_path, kind, codec, options):
-    """Long videos, with and without reordered frames, in three containers."""
-    file = tmp_path / f"long.{kind}"
-    write_video(file, range(300), codec, **options)
-    video = Video(file)
-    assert [number(frame) for frame in video.frames()] == list(range(300))
-    wanted = np.random.default_rng(0).integers(0, 300, 40).tolist()
-    assert [number(video.frame(i)) for i in wanted] == wanted
-    video._seekable = False   # decoding from the start gives the same
-    assert [number(video.frame(i)) for i in (200, 10, 299, 299, 0)] == [200, 10, 299, 299, 0]
-
 
 def test_a_video_refuses_what_it_does_not_have(tmp_path):
     file = tmp_path / "long.mkv"

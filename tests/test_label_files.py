@@ -1,7 +1,7 @@
 """Files of labels as OpenFace, py-feat, LibreFace and this project write them, and the frames that they belong to."""
 import numpy as np
 import pytest
-from conftest import numbered
+from conftest import complaint, numbered
 from PIL import Image
 
 from aueditnet.data import PictureFolder, open_dataset
@@ -71,13 +71,6 @@ def libreface(rows, image=False):
         cells = [path, "tmp/a.png"] if image else [frame, frame * 50., path]
         text += ",".join(map(str, [k, *cells, "Neutral"] + [1] * 12 + [value] * 12)) + "\n"
     return text
-
-
-def complaint(call):
-    with pytest.raises(InputError) as problem:
-        call()
-    assert "\n" not in str(problem.value)
-    return str(problem.value)
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['RANGES', 'FORMAT', 'PARTS', 'TENSORS', 'IMPORTED', 'TRAINED', 'REMEDIES', 'UNFINISHED', 'read_config',
            'network_class', 'class_name', 'bundled_models', 'ModelFolder', 'entry_of', 'check_target', 'write', 'Part',
-           'Parts']
+           'placed', 'Parts']
 
 # %% ../../nbs/files/model_folder.ipynb #9193884e
 import importlib
@@ -104,6 +104,7 @@ def _from_hub(repo, file, revision=None):
     except (errors.HfHubHTTPError, OSError) as problem:
         raise InputError(f"{repo}: {file} could not be downloaded ({str(problem).splitlines()[0]})") from None
 
+# %% ../../nbs/files/model_folder.ipynb #b0d82629
 class ModelFolder:
     "A model on disk or on the hub. `config` is the checked content of config.json."
     def __init__(self, name):  # of a bundled model, a folder, or "user/repo" of the hub
@@ -164,6 +165,7 @@ def check_target(folder) -> Path:
         read_config(folder / "config.json")
     return folder
 
+# %% ../../nbs/files/model_folder.ipynb #62b765b7
 def write(folder,           # created if necessary; parts of the same name are replaced
           config: dict,     # without `format` and `parts`
           parts: dict,      # {part: (network or tensor, description)}
@@ -219,6 +221,10 @@ class Part:
     def __get__(self, model, owner): return self if model is None else model.part(self.name)
     def __set__(self, model, value): model.parts[self.name] = value
 
+def placed(thing, device, dtype):
+    "A network on a device. A tensor stays: it is an argument of a network that is moved as a whole."
+    return thing.to(device=device, dtype=dtype) if (device or dtype) and isinstance(thing, nn.Module) else thing
+
 # %% ../../nbs/files/model_folder.ipynb #f7586986
 class Parts:
     "Networks of one model. `origin` is the `ModelFolder` from which missing ones are loaded, or None."
@@ -249,9 +255,7 @@ class Parts:
         return self
 
     def _placed(self, thing):
-        device, dtype = self.placement
-        # a tensor is an argument of a network that is moved as a whole
-        return thing.to(device=device, dtype=dtype) if (device or dtype) and isinstance(thing, nn.Module) else thing
+        return placed(thing, *self.placement)
 
     @property
     def device(self) -> torch.device: return torch.device(self.placement[0] or "cpu")  # of all networks
