@@ -7,7 +7,7 @@ from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 
 HERE = Path(__file__).parent
-DATA = ("weights", "synthdisfa")    # folders of data/ that a wheel carries, as aueditnet/data/...
+DATA = ("weights", "synthdisfa", "photographs")    # folders of data/ that a wheel carries, as aueditnet/data/...
 
 config = ConfigParser(delimiters=["="])
 config.read(HERE / "settings.ini", encoding="utf-8")
@@ -64,7 +64,7 @@ setup(
     packages=find_packages(include=[cfg["lib_path"], cfg["lib_path"] + ".*"]),
     python_requires=">=" + cfg["min_python"],
     install_requires=requirements("requirements"),
-    extras_require={extra: requirements(extra + "_requirements") for extra in ("heads", "photo", "dev")},
+    extras_require={extra: requirements(extra + "_requirements") for extra in ("heads", "photo", "app", "dev")},
     entry_points={"console_scripts": requirements("console_scripts"),
                   "nbdev": [f"{cfg['lib_name']}={cfg['lib_path']}._modidx:d"]},
     cmdclass={"build_py": BuildWithData},

@@ -8,7 +8,7 @@ _HOME = {
     "Generator": "stylegan2", "AUNet": "recognition", "IRSE50": "recognition", "Encoder": "inversion",
     "Inverter": "inversion", "AUEditNet": "editor", "EditLoss": "losses", "LossConfig": "losses", "Learner": "training",
     "TrainConfig": "training", "train": "runs.train", "evaluate": "evaluation", "FaceModel": "pipeline",
-    "Pipeline": "pipeline", "edit_photo": "photo", "Explorer": "explore"}
+    "Pipeline": "pipeline", "Photo": "photo", "Explorer": "explore"}
 __all__ = ["__version__", *_HOME]
 
 

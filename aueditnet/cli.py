@@ -11,9 +11,12 @@ from typing import Annotated, Optional
 
 import typer
 
+from .commands import faces
+from .commands.apps import apps_app
 from .commands.files import files_app, lessons_app
-from .commands.options import (BUNDLED, VIDEOS, Align, Device, Face, Model, OneLineErrors, Refine, Smooth,
-                                        argument, check_output, flag, is_video, option, request, result)
+from .commands.options import (BUNDLED, Align, AlignOrGuess, Crop, Device, Face, Faces, Force, Model,
+                                        OneLineErrors, Refine, Smooth, Steps, Tune, argument, check_output, flag,
+                                        given, is_video, option, request, result)
 from .commands.training import training_app
 from .files.errors import InputError
 
@@ -21,7 +24,7 @@ from .files.errors import InputError
 app = typer.Typer(cls=OneLineErrors, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
                   rich_markup_mode="rich", context_settings={"help_option_names": ["-h", "--help"]},
                   help="Edit the intensity of 12 facial action units (AUs) while the person stays the same.")
-for other in (training_app, files_app, lessons_app): app.add_typer(other)
+for other in (training_app, files_app, lessons_app, apps_app): app.add_typer(other)
 PANEL = {"rich_help_panel": "Edit faces"}
 
 def _version(wanted: bool):
@@ -39,18 +42,31 @@ def _pipeline(model, refine, device):
     from aueditnet.pipeline import Pipeline
     return Pipeline.from_pretrained(model, refine, device=device)
 
-def _report(edit, out, summary=False):
-    "Print one line for every requested AU and the name of the result; before that, the summary of a video."
-    if summary: typer.echo(edit)
-    measured = edit.measured or {}   # a model without an evaluator measures nothing
-    typer.echo(f"{'':5}  {'source':>7} {'requested':>10} {'measured':>9}")
-    for au, value in edit.requested.items():
-        reading = f"{measured[au]:.1f}" if au in measured else "-"
-        typer.echo(f"{au:5}  {edit.source[au]:7.1f} {value:10.1f} {reading:>9}")
-    if not measured: typer.echo("not measured: the model has no evaluator, aueditnet train-reader makes one")
+def _opened(image, align):
+    "A picture file. A face crop may be small."
+    from aueditnet.files.io import SMALLEST
+    from aueditnet.files.photo_files import PhotoFile
+    file = PhotoFile.open(image, smallest=SMALLEST if align else 1)
+    faces.warn(*file.notes)
+    return file
+
+def _check_options(video, face, crop, align, tune, steps):
+    "Raise `InputError` for options that contradict each other. Gives whether to tune."
+    if video and face == "all": raise InputError("--face all: in a video one person is edited at a time, e.g. --face 2")
+    if not align and face: raise InputError(f"--face {face} looks for a face, --no-align does not: choose one")
+    if face == "all" and crop: raise InputError("--crop writes one face: give its number, e.g. --face 2")
+    if tune is False and not video and align and not crop:
+        raise InputError("--no-tune gives the face alone, as the model draws it: add --crop")
+    if tune is False and steps is not None: raise InputError("--steps are those of the tuning: leave out --no-tune")
+    return (align or steps is not None) if tune is None else tune
+
+def _report_video(done, out):
+    "Print the summary of a video."
+    faces.warn(*done.warnings)
+    typer.echo(done)
+    faces.report(done)
     typer.echo(f"written to {out}")
 
-# %% ../nbs/cli.ipynb #4aa16006
 @app.command(**PANEL)
 def demo(out: Path = result("aueditnet-demo.png", "The sheet, a picture file."), model: Model = BUNDLED,
          device: Device = "auto"):
@@ -59,88 +75,91 @@ def demo(out: Path = result("aueditnet-demo.png", "The sheet, a picture file."),
     from aueditnet import explore
     explore.demo(out, model=model, device=device)
 
+# %% ../nbs/cli.ipynb #4aa16006
 @app.command(**PANEL)
-def edit(image: Path = argument("A picture with a face, or a video."),
+def edit(image: Path = argument("A photograph, or a video."),
          au: Optional[list[str]] = option(None, "Intensities, e.g. AU12=4,AU6=2.5; may be repeated."),
          preset: Optional[str] = option(None, "happiness, sadness, surprise, fear, anger or disgust."),
          relative: bool = flag("Add the numbers to the face's own intensities.", "--relative"),
-         out: Optional[Path] = result(None, "The result, a file. Without it: edited.png or edited.mp4."),
-         paste: bool = flag("Write the whole picture with the edited face put back.", "--paste"),
+         out: Optional[Path] = result(None, "The result, a file. Without it: edited, in the input's format."),
+         face: Faces = None, crop: Crop = False, force: Force = False, align: Align = True, tune: Tune = None,
+         steps: Steps = None,
          track: Optional[Path] = option(None, "For a video, intensities over time: a CSV file with a column frame "
              "(from 0) and a column for each AU; values between two rows are interpolated linearly.", "--au-track"),
-         smooth: Smooth = 0., align: Align = None, face: Face = None, refine: Refine = None, model: Model = BUNDLED,
-         device: Device = "auto"):
-    "Set action units of a face, in a picture or a video: [bold]aueditnet edit me.jpg --au AU12=4 -o smile.png[/]"
-    from aueditnet.files.io import save_picture
-    wanted = request(au, preset) if au or preset or not track else {}
+         smooth: Smooth = None, refine: Refine = None, model: Model = BUNDLED, device: Device = "auto",
+         paste: Annotated[bool, typer.Option("--paste", hidden=True)] = False):  # accepted; it is what happens anyway
+    "Set action units in a photograph or a video: [bold]aueditnet edit me.jpg --au AU12=4 -o smile.jpg[/]"
+    wanted = request(au, preset, relative) if au or preset or not track else {}
     video = is_video(image)
-    out = out or Path("edited.mp4" if video else "edited.png")
-    check_output(out, VIDEOS if video else None)
-    if (track or smooth) and not video: raise InputError(f"{image}: a picture; --au-track and --smooth are for videos")
-    if paste and align is False: raise InputError("--paste needs a face that was found, not --no-align: choose one")
-    how = {"relative": wanted, "intensities": None} if relative else {"intensities": wanted}
+    out = faces.result_of(image, out, "edited", video)
+    if not video and (track or smooth is not None):
+        raise InputError(f"{image}: a picture; --au-track and --smooth are for videos")
+    tune = _check_options(video, face, crop, align, tune, steps)
+    how = {"relative": wanted} if relative else {"intensities": wanted}
     if track:
         from aueditnet.video.films import IntensityTrack
-        how["intensities"] = IntensityTrack.read(track).join(how["intensities"] or {})
-    pipe = _pipeline(model, refine, device)
+        how["intensities"] = IntensityTrack.read(track).join(how.get("intensities") or {})
     if video:
-        from aueditnet.files.networks import tune_allocator
         from aueditnet.video import films
-        tune_allocator()
-        done = films.edit_video(pipe, image, out, **how, put_back=paste, smooth=smooth, align=align, face=face or 1)
-    elif paste:
-        from aueditnet.photo import edit_photo
-        whole, done = edit_photo(pipe, image, **how, face=face or 1)
-        save_picture(whole, out)
+        done = films.edit_video(_pipeline(model, refine, device), image, out, **how, crop=crop, tune=tune, steps=steps,
+                                force=force, align=align, face=face or 1, smooth=smooth)
+        return _report_video(done, out)
+    file, pipe = _opened(image, align), _pipeline(model, refine, device)
+    if align and tune: faces.change_photograph(pipe, file, out, lambda p: p.edit(**how), face, crop, steps, force)
     else:
-        done = pipe.edit(image, **how, align=align, face=face)
-        save_picture(done.image, out)
-    _report(done, out, summary=video)
+        change = lambda pipe, crop: pipe.edit(crop, **how, align=False)
+        faces.change_crop(pipe, file, out, change, align, face, tune, steps, force)
+    typer.echo(f"written to {out}")
 
 # %% ../nbs/cli.ipynb #5c06e308
 @app.command(**PANEL)
-def transfer(source: Path = argument("The face to edit."),
+def transfer(source: Path = argument("The photograph to edit."),
              target: Path = argument("The face that shows the expression. One of the two may be a video."),
-             out: Optional[Path] = result(None, "The result, a file. Without it: transferred.png or transferred.mp4."),
-             target_face: Optional[int] = option(None, "The same for faces in TARGET.", min=1), smooth: Smooth = 0.1,
-             align: Align = None, face: Face = None, refine: Refine = None, model: Model = BUNDLED,
-             device: Device = "auto"):
+             out: Optional[Path] = result(None, "The result, a file. Without it: transferred, in SOURCE's format."),
+             face: Face = None,
+             target_face: Optional[int] = option(None, "The same for faces in TARGET.", min=1), crop: Crop = False,
+             force: Force = False, align: Align = True, tune: Tune = None, steps: Steps = None, smooth: Smooth = None,
+             refine: Refine = None, model: Model = BUNDLED, device: Device = "auto"):
     "Give SOURCE the expression of TARGET. A video as TARGET animates SOURCE; a video as SOURCE gets one expression."
-    from aueditnet.files.io import save_picture
     videos = is_video(source), is_video(target)
     if all(videos): raise InputError(f"{source} and {target}: only one of the two can be a video")
-    out = out or Path("transferred.mp4" if any(videos) else "transferred.png")
-    check_output(out, VIDEOS if any(videos) else None)
+    out = faces.result_of(source, out, "transferred", any(videos))
+    if not any(videos) and smooth is not None: raise InputError(f"{source}: a picture; --smooth is for videos")
+    tune = _check_options(any(videos), face, crop, align, tune, steps)
+    if not align and target_face: raise InputError("--target-face looks for a face, --no-align does not: choose one")
     pipe = _pipeline(model, refine, device)
-    if any(videos):
-        from aueditnet.files.networks import tune_allocator
-        from aueditnet.video import films
-        tune_allocator()
-        how = {"smooth": smooth, "align": align}
-        if videos[1]:
-            crop = pipe.face(source, align, face=face)
-            done = films.transfer_video(pipe, crop, target, out, **how, face=target_face or 1)
-        else:
-            requested = pipe.estimate(target, align, face=target_face)
-            done = films.edit_video(pipe, source, out, requested, **how, face=face or 1)
+    how = dict(crop=crop, tune=tune, steps=steps, force=force, align=align) | given(smooth=smooth)
+    if videos[1]:
+        from aueditnet.video.transfer import transfer_video
+        file = _opened(source, align)
+        if align and tune: image = faces.open_photo(pipe, file, face or 1, steps, force)
+        else: pipe, image = faces.open_crop(pipe, file, align, face, tune, steps, force)
+        how["tune"] = align and tune
+        return _report_video(transfer_video(pipe, image, target, out, **how, face=target_face or 1), out)
+    shown = faces.read_face(pipe, _opened(target, align), align, target_face)
+    if videos[0]:
+        from aueditnet.video.films import edit_video
+        return _report_video(edit_video(pipe, source, out, shown.intensities, **how, face=face or 1), out)
+    file = _opened(source, align)
+    if align and tune:
+        faces.change_photograph(pipe, file, out, lambda p: p.edit(shown.intensities), face, crop, steps, force)
     else:
-        done = pipe.transfer(source, target, align=align, face=face, target_face=target_face)
-        save_picture(done.image, out)
-    _report(done, out, summary=any(videos))
+        change = lambda pipe, crop: pipe.transfer(crop, shown.crop, align=False)
+        faces.change_crop(pipe, file, out, change, align, face, tune, steps, force)
+    typer.echo(f"written to {out}")
 
 @app.command(**PANEL)
-def estimate(image: Path = argument("A picture with a face."),
-             align: Align = None, face: Face = None, refine: Refine = None, model: Model = BUNDLED,
-             device: Device = "auto"):
-    "Print the intensities of the 12 AUs that the model reads from a face."
-    from aueditnet.facs import NAMES
-    for au, value in _pipeline(model, refine, device).estimate(image, align=align, face=face).items():
-        typer.echo(f"{au:5} {value:5.1f}  {NAMES[au]}")
+def estimate(image: Path = argument("A photograph."), face: Faces = None, align: Align = True, refine: Refine = None,
+             model: Model = BUNDLED, device: Device = "auto"):
+    "Print the intensities of the 12 AUs that a face shows, and how far the networks that read them agree."
+    _check_options(False, face, False, align, None, None)
+    file, pipe = _opened(image, align), _pipeline(model, refine, device)
+    faces.each_face(file, face, lambda number: faces.print_readings(pipe, file, align, number))
 
 @app.command(**PANEL)
 def invert(source: Path = argument("A folder with pictures, or a video."),
            out: Path = result("codes", "Folder for the codes; those that it holds already are not computed again."),
-           align: Align = None, refine: Refine = None, model: Model = BUNDLED, device: Device = "auto"):
+           align: AlignOrGuess = None, refine: Refine = None, model: Model = BUNDLED, device: Device = "auto"):
     "Invert all pictures of a folder or all frames of a video once, and keep their latent codes."
     from aueditnet import inversion
     inverter = _pipeline(model, refine, device).inverter

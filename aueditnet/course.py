@@ -176,7 +176,9 @@ def lessons_folder() -> Path:
 
 def course_files(source: Path) -> list:  # paths relative to `source`
     "Notebooks and pictures of the course, without hidden files and the web page's settings."
-    files = (file.relative_to(source) for file in source.rglob("*") if file.is_file() and not file.is_symlink())
+    clone = source.resolve().parent   # links that lead out of it are left out
+    files = (file.relative_to(source) for file in source.rglob("*")
+             if file.is_file() and file.resolve().is_relative_to(clone))
     return sorted(f for f in files if not any(part[0] in "._" for part in f.parts) and f.suffix not in (".yml", ".css"))
 
 def _check_target(out, source):

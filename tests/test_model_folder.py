@@ -15,6 +15,7 @@ from aueditnet.files import model_folder
 from aueditnet.files.errors import InputError
 from aueditnet.files.model_folder import PARTS, ModelFolder
 from aueditnet.inversion import Encoder, Inverter
+from aueditnet.photographs.reading import PhotoReader
 from aueditnet.pipeline import FaceModel, Pipeline, Pixels
 from aueditnet.recognition import IRSE50, AUNet, SplitFaceAUNet
 from aueditnet.stylegan2 import Generator
@@ -126,10 +127,11 @@ def test_every_network_survives_a_folder_bit_for_bit(tmp_path):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """A model with all ten parts."""
+    """A model with all twelve parts."""
     torch.manual_seed(0)
     parts = dict(au_net=AUNet((4, 6), 32, 9), identity=IRSE50((6, 6, 7), (1, 1), 9, 28), evaluator=AUNet((4, 6), 32, 9),
-                 evaluator_b=SplitFaceAUNet((4, 5), (1, 0), 32, 9), identity_evaluator=IRSE50((6, 6, 7), (1, 1), 9, 28), editor=AUEditNet(L, D, 24, 12, 3))
+                 evaluator_b=SplitFaceAUNet((4, 5), (1, 0), 32, 9), identity_evaluator=IRSE50((6, 6, 7), (1, 1), 9, 28), editor=AUEditNet(L, D, 24, 12, 3),
+                 photo_reader=PhotoReader([{"kind": "AUNet", "widths": (4, 6), "size": 32, "hidden": 9}]))
     model = FaceModel(inverter(), **{name: filled(part, i) for i, (name, part) in enumerate(parts.items())})
     model.meta["editor"] = {"space": model.space()}
     return model.save_pretrained(tmp_path_factory.mktemp("models") / "whole")

@@ -50,6 +50,6 @@ def test_wheel_holds_data_and_nothing_else(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     tops = {name.split("/")[0] for name in names}
     assert tops == {"aueditnet", next(t for t in tops if t.endswith(".dist-info"))}
-    data = {str(f.relative_to(ROOT / "data")) for folder in ("weights", "synthdisfa") for f in (ROOT / "data" / folder).rglob("*") if f.is_file()}
+    data = {str(f.relative_to(ROOT / "data")) for folder in ("weights", "synthdisfa", "photographs") for f in (ROOT / "data" / folder).rglob("*") if f.is_file()}
     assert {name.removeprefix("aueditnet/data/") for name in names if name.startswith("aueditnet/data/")} == data
     assert wheel.stat().st_size < 70e6

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['CHECKPOINTS', 'BUNDLED', 'Model', 'Device', 'Data', 'Fold', 'OwnFold', 'EachFile', 'Confidence', 'Subjects',
-           'FramesPerSubject', 'Smooth', 'Face', 'Align', 'Refine', 'VIDEOS', 'OneLineErrors', 'group', 'option',
-           'flag', 'result', 'argument', 'check_model', 'check_device', 'names', 'given', 'request', 'is_video',
-           'check_output']
+           'FramesPerSubject', 'Smooth', 'Face', 'Faces', 'Align', 'AlignOrGuess', 'Crop', 'Tune', 'Steps', 'Force',
+           'Refine', 'VIDEOS', 'OneLineErrors', 'group', 'option', 'flag', 'result', 'argument', 'check_model',
+           'check_face', 'check_device', 'names', 'given', 'request', 'is_video', 'check_output']
 
 # %% ../../nbs/commands/options.ipynb #e4037a5f
 import errno
@@ -68,6 +68,13 @@ def check_model(model: str) -> str:
                          "aueditnet model import --e4e FILE -o FOLDER")
     return model
 
+def check_face(face: Optional[str]):  # -> None, "all", or a number as int
+    "The number of a face, or `all`. Raises `InputError` for anything else."
+    if face is None or face == "all" or isinstance(face, int): return face
+    if not re.fullmatch(r"0*[1-9]\d{0,5}", face):
+        raise InputError(f"--face {face}: faces are numbered 1, 2, ..., 1 is the largest; or all")
+    return int(face)
+
 def check_device(device: str) -> str:
     "The name of a device as it was given. Raises `InputError` for other words."
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", device):
@@ -92,14 +99,29 @@ Subjects = Annotated[Optional[str], typer.Option(help=(
     "Only these subjects, e.g. SN001,SN002. Without it: all that the fold allows."))]
 FramesPerSubject = Annotated[Optional[int], typer.Option(min=1, help=(
     "At most so many frames of each subject, evenly spread."))]
-Smooth = Annotated[float, typer.Option(min=0, help="For a video: seconds over which the intensities are smoothed.")]
+Smooth = Annotated[Optional[float], typer.Option(min=0, help=(
+    "For a video: seconds over which the intensities are smoothed."))]
 Face = Annotated[Optional[int], typer.Option("--face", min=1, help="Number of the face; 1, the largest, without it.")]
-Align = Annotated[Optional[bool], typer.Option("--align/--no-align", show_default=False, help=(
-    "Find the face and cut it out, or take the picture as a face crop. Without either: a picture of exactly the "
-    "model's size is a face crop."))]
+Faces = Annotated[Optional[str], typer.Option("--face", callback=check_face, metavar="N|all", help=(
+    "Number of the face, or all; 1, the largest, without it."))]
+Align = Annotated[bool, typer.Option("--align/--no-align", show_default=False, help=(
+    "Look for the face. With --no-align the picture is a face crop, aligned as the model's; this is never guessed from "
+    "the picture's size."))]
+AlignOrGuess = Annotated[Optional[bool], typer.Option("--align/--no-align", show_default=False, help=(
+    "Find the faces and cut them out, or take the pictures as face crops. Without either: pictures of exactly the "
+    "model's size are face crops."))]
+Crop = Annotated[bool, typer.Option("--crop", show_default=False, help=(
+    "Write the aligned face alone, at the model's size, not the whole picture."))]
+Tune = Annotated[Optional[bool], typer.Option("--tune/--no-tune", show_default=False, help=(
+    "Fit a copy of the generator to the face first, once for each face. Without either: yes, but for --no-align. "
+    "--no-tune needs --crop or --no-align."))]
+Steps = Annotated[Optional[int], typer.Option("--steps", min=1, help=(
+    "Steps of the tuning: fewer are quicker, and less like the person. Without it: 150."))]
+Force = Annotated[bool, typer.Option("--force", show_default=False, help=(
+    "Edit in spite of warnings: a turned head, a covered or small face, a tuning that did not fit."))]
 Refine = Annotated[Optional[int], typer.Option(min=0, help=(
-    "Steps in which the encoder's latent code is refined: 0 is quickest, more steps reduce the reconstruction error. "
-    "Without it: as many as in the model's training."))]
+    "Steps in which the encoder's latent code is refined where no face is tuned: 0 is quickest, more steps reduce the "
+    "reconstruction error. Without it: as many as in the model's training."))]
 
 # %% ../../nbs/commands/options.ipynb #3be53503
 def names(text: Optional[str],    # e.g. "SN001,SN002"
@@ -117,13 +139,19 @@ def given(**options) -> dict:
 # %% ../../nbs/commands/options.ipynb #6b26002e
 def request(au: Optional[list] = None,      # e.g. ["AU12=4,AU6=2", "AU1=1"]
             preset: Optional[str] = None,   # a key of `facs.PRESETS`
+            relative: bool = False,         # the numbers are added to the face's own: no warning of the scale
             ) -> dict:                      # {"AU12": 4.0, ...}
     "The intensities that a preset and `--au` options request together."
     from aueditnet import facs
     if preset is not None and preset not in facs.PRESETS:
         raise InputError(f"--preset {preset}: not one of {', '.join(facs.PRESETS)}")
     if not au and preset is None: raise InputError("say what to edit: --au AU12=4, or --preset happiness, or both")
-    return {**facs.PRESETS.get(preset, {}), **(facs.parse(",".join(au)) if au else {})}
+    wanted = {**facs.PRESETS.get(preset, {}), **(facs.parse(",".join(au)) if au else {})}
+    far = [f"{name} {value:g}" for name, value in wanted.items() if not -2 <= value <= 7]
+    if far and not relative:
+        why = "far outside the scale from 0 to 5, the face will fall apart"
+        typer.echo(f"aueditnet: warning: {', '.join(far)}: {why}", err=True)
+    return wanted
 
 # %% ../../nbs/commands/options.ipynb #03e0a650
 VIDEOS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")  # those that are written

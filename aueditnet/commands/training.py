@@ -129,18 +129,20 @@ def ablate(only: Optional[list[str]] = option(None, "A variant such as 'single b
     from aueditnet.experiments import ablations
     ablations.main(only, data=data, install=install)
 
-STAGES = ("render", "evaluators", "joint", "export")
+STAGES = ("render", "evaluators", "photo-reader", "joint", "export")
 
 @training_app.command(**PANEL)
 def pretrain(stage: str = option("all", "render (thousands of identities), evaluators (networks that read AUs and "
-                                 "identity), joint (generator, encoder), export (to data/weights), or all."),
+                                 "identity), photo-reader (networks that read AUs from photographs), joint "
+                                 "(generator, encoder), export (to data/weights), or all."),
              folder: Optional[Path] = option(None, "Checkpoints of the joint stage. Without it: in the cache.")):
     "Make the bundled model's frozen networks from nothing: hours on two cores (needs the extra 'heads')."
     if stage not in (*STAGES, "all"): raise InputError(f"--stage {stage}: not one of {', '.join(STAGES)}, all")
-    from aueditnet.pretraining import cards, export, recipes
+    from aueditnet.pretraining import cards, export, photo_readers, recipes
     from aueditnet.synth import identities
     run = {"render": lambda: [identities.render_set(name) for name in identities.SETS], "evaluators": cards.main,
-           "joint": lambda: recipes.long_run(folder), "export": lambda: export.export(folder)}
+           "photo-reader": photo_readers.main, "joint": lambda: recipes.long_run(folder),
+           "export": lambda: export.export(folder)}
     for one in STAGES if stage == "all" else [stage]: run[one]()
 
 @training_app.command(**PANEL)

@@ -178,11 +178,14 @@ TABLE = {"ICC, evaluator A": ("frames", "icc_a", ".2f"), "ICC, evaluator B": ("f
          "distance to the ground truth, LPIPS-style": ("frames", "distance", ".3f"),
          "distance on the grid": ("grid", "distance", ".3f"), "leakage": ("frames", "leakage", ".3f")}
 
-def comparison_table(record: dict) -> str:  # of `main` -> Markdown
+def comparison_table(record: dict,        # of `main`
+                     tuned: dict = None,  # of `tuned_editing.main`, which measures fewer edits
+                     ) -> str:            # Markdown
     "Every system on one line, with 95 % intervals over people."
     frames, rows = record["frames"], []
-    for name in frames.systems:
-        cells = [(record[kind].systems[name].get(key, UNDEFINED), form) for kind, key, form in TABLE.values()]
+    for name in (*frames.systems, *(["AUEditNet, tuned"] if tuned else [])):
+        found = record if name in frames.systems else tuned
+        cells = [(found[kind].systems[name].get(key, UNDEFINED), form) for kind, key, form in TABLE.values()]
         about = frames.details.get(name, {})
         zero = about.get("zero_edit", "")
         zero, size = "exact" if zero in (None, np.inf) else zero, f"{about['parameters']:,}" if about else ""

@@ -10,7 +10,8 @@ __all__ = ['SMALLEST', 'SUFFIXES', 'data_dir', 'cache_dir', 'replacing', 'replac
 import hashlib
 import os
 import tempfile
-from contextlib import contextmanager
+import warnings
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, is_dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -136,6 +137,10 @@ def content_hash(*values,           # numbers, strings, lists, dicts, dataclasse
     return digest.hexdigest()[:digits]
 
 # %% ../../nbs/files/io.ipynb #8d328a7b
+def _opened(file):
+    "A path as an open file, because Pillow reads some turned TIFF files wrongly by path; other things as they are."
+    return open(file, "rb") if isinstance(file, (str, os.PathLike)) else nullcontext(file)
+
 SMALLEST = 64  # pixels; no face can be detected in a smaller picture
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")  # of pictures
 
@@ -146,7 +151,9 @@ def read_image(file,              # a path, or an open binary file
     """Read a picture. Raises `InputError` for a missing, unreadable or too small one."""
     name = name or str(file)
     try:
-        with Image.open(file) as picture: return as_picture(picture, name, smallest)
+        with (warnings.catch_warnings(action="ignore"),  # Pillow's, of large pictures and of damaged metadata
+              _opened(file) as opened, Image.open(opened) as picture):
+            return as_picture(picture, name, smallest)
     except InputError:
         raise
     except FileNotFoundError:
@@ -165,6 +172,7 @@ def as_picture(image,                # a path, a PIL picture, or HxWx3 uint8 RGB
     """Convert a picture to an array. Raises `InputError` as `read_image` does."""
     if isinstance(image, (str, os.PathLike)): return read_image(image, None, smallest)
     if isinstance(image, Image.Image):
+        image.load()  # turns a TIFF, which would be turned twice otherwise
         image = ImageOps.exif_transpose(image)
         if image.mode.startswith("I"):
             image = Image.fromarray((np.asarray(image) / 257).round().clip(0, 255).astype(np.uint8))

@@ -35,14 +35,17 @@ PARTS = {"generator": "W+ to pictures", "encoder": "pictures to W+",
          "au_net": "AU estimator in the losses", "identity": "identity network in the losses",
          "evaluator": "held-out AU evaluator, in no loss",
          "evaluator_b": "second held-out AU evaluator, of another architecture",
-         "identity_evaluator": "held-out identity network, in no loss"}
+         "identity_evaluator": "held-out identity network, in no loss",
+         "photo_reader": "several networks that read AUs from photographs, in no loss"}
 TENSORS = "latent_avg", "preconditioner"  # parts that are one tensor, not a network
 IMPORTED, TRAINED = "`aueditnet model import` makes it", "`aueditnet train-reader` makes it"
+# what a missing part means, or who makes it
 REMEDIES = {"generator": IMPORTED, "encoder": IMPORTED, "latent_avg": "nothing is added to the encoder's codes",
             "preconditioner": "refinement works without it", "editor": "`aueditnet train` makes it", "au_net": TRAINED,
             "identity": "`aueditnet model import --arcface FILE` takes it",
             "evaluator": TRAINED, "evaluator_b": TRAINED,
-            "identity_evaluator": "identity is not measured without it"}  # what a missing part means, or who makes it
+            "identity_evaluator": "identity is not measured without it",
+            "photo_reader": "au_net reads photographs"}
 
 def read_config(file) -> dict:  # config.json of a model folder
     """A checked configuration. Raises `InputError` that names the file and what is wrong with it."""

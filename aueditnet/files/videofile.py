@@ -20,6 +20,7 @@ from av.video.reformatter import ColorRange, Colorspace
 
 from .errors import InputError
 from .io import check_folder, read_image, replacing
+from .picture_formats import edited_note
 
 # %% ../../nbs/files/videofile.ipynb #c3b87e1c
 def _open(file):
@@ -45,7 +46,7 @@ def _frame_times(file):
     "When each whole frame is shown, in order, from a walk through the packets; all None if the file does not say."
     box, stream = _open(file)
     with box:
-        try: packets = [p for p in box.demux(stream) if p.size and not p.is_corrupt]
+        try: packets = [p for p in box.demux(stream) if p.size and not p.is_corrupt and not p.is_discard]
         except av.error.FFmpegError as problem:
             raise InputError(f"{file}: no frame can be read ({problem.strerror}): fetch it again") from None
         times = [p.pts for p in packets]
@@ -239,7 +240,8 @@ class VideoWriter:
     """A video file that appears whole when the `with` block ends without an error, and not at all otherwise.
     Raises `InputError` when the container cannot hold the sound, `OSError` when the disk is full."""
 
-    def __init__(self, out, source: VideoReader):
+    def __init__(self, out, source: VideoReader,
+                 note: str = None):  # what the container says of the video; None: that it is edited
         self.out, self.source, self.early = check_folder(out), source, []
         if self.out.exists() and os.path.samefile(self.out, source.file):
             raise InputError(f"{out}: is the input itself, choose another name for the result")
@@ -249,6 +251,8 @@ class VideoWriter:
             files.enter_context(_named(self.out, temporary))
             self.box = files.enter_context(av.open(str(temporary), "w"))
             self.stream = self.box.add_stream(encoder, rate=source.rate, options=OPTIONS.get(encoder, {}))
+            note = edited_note(what="video") if note is None else note
+            self.box.metadata.update(comment=note, description=note)  # all containers keep the first, some the second
             self.sound = {a.index: self._copy(a) for a in source.audio}
             self.files = files.pop_all()  # closed by `__exit__`; on an error above, at once
 

@@ -27,6 +27,7 @@ REGISTRY = {f"heads128-{name}": {"what": what, "licence": "Apache-2.0", "file": 
     "evaluator": ("evaluator", "held-out evaluator of action units, in no loss"),
     "evaluator-b": ("evaluator_b", "second held-out evaluator, of another architecture, in no loss"),
     "identity-evaluator": ("identity_evaluator", "held-out evaluator of identity, in no loss"),
+    "photo-reader": ("photo_reader", "ensemble that reads action units from photographs, in no loss"),
     "editor": ("editor", "AUEditNet trained on synthdisfa, folds P1 and P2"),
     "linear": ("baselines/linear", "baseline: linear directions in W+"),
     "single-branch": ("baselines/single-branch", "baseline: editor with a single branch"),

@@ -66,14 +66,18 @@ class Augment:
         x = x * gain + 0.6 * self.light * normal(n, 1, 1, 1)
         return x + self.noise * torch.from_numpy(rng.random((n, 1, 1, 1), np.float32)) * normal(n, 1, side, side)
 
-    def one(self, picture, rng):
-        "One picture turned, scaled, shifted, mirrored or not, and sampled down and up."
+    def moved(self, picture, rng):
+        "One picture turned, scaled, shifted, mirrored or not."
         side, middle = len(picture), (len(picture) - 1) / 2
         angle, scale = self.roll * rng.standard_normal(), 1 + self.scale * rng.standard_normal()
         turn = cv2.getRotationMatrix2D((middle, middle), angle, scale)
         turn[:, 2] += self.shift * side * rng.standard_normal(2)
         if rng.random() < self.mirror: turn = turn @ [[-1, 0, side - 1], [0, 1, 0], [0, 0, 1]]
-        picture = cv2.warpAffine(picture, turn, (side, side), borderMode=cv2.BORDER_REFLECT_101)
+        return cv2.warpAffine(picture, turn, (side, side), borderMode=cv2.BORDER_REFLECT_101)
+
+    def one(self, picture, rng):
+        "One picture moved, and sampled down and up."
+        picture, side = self.moved(picture, rng), len(picture)
         return resample(picture, int(rng.integers(self.smallest, side))) if rng.random() < self.degraded else picture
 
 # %% ../../nbs/pretraining/augment.ipynb #64b90e17

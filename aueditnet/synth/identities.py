@@ -84,9 +84,9 @@ def draw_shots(seed: int,  # the identity
         jitter = (*rng.normal(0, size / 128, 2), rng.normal(1, 0.015), rng.normal(0, 0.7))
         yield person, au, scene, aligned_camera(person, au, scene, size, zoom, jitter)
 
-def render_identity(seed: int, n: int, **how):  # as in `draw_shots`
+def render_identity(seed: int, n: int, draw=draw_shots, **how):  # draw(seed, n, **how): `draw_shots`, or like it
     "n pictures (n, size, size, 3) uint8 of one person and their true intensities (n, 12) float32."
-    shots = [(render(*shot), shot[1]) for shot in draw_shots(seed, n, **how)]
+    shots = [(render(*shot), shot[1]) for shot in draw(seed, n, **how)]
     return np.stack([x for x, _ in shots]), np.stack([au for _, au in shots]).astype(np.float32)
 
 def identity_landmarks(seed: int, n: int, **how) -> np.ndarray:  # as in `draw_shots`
@@ -113,14 +113,14 @@ def set_folder(name: str,   # a key of `SETS`
     "The folder of a rendered set. Its name contains a hash of some pictures, so that each renderer has its own folder."
     return cache_dir() / "identities" / f"{name}-{_set_hash(name)}"
 
-def render_shard(folder, index: int, first: int, identities: int, pictures: int):
+def render_shard(folder, index: int, first: int, identities: int, pictures: int, draw=draw_shots):
     "Render shard `index` unless it exists: pictures as .npy (for memory mapping), then labels and identities as .npz."
     import cv2
     cv2.setNumThreads(1)
     done = Path(folder) / f"{index:05d}.npz"
     if done.is_file(): return
     seeds = range(first + index * SHARD_IDENTITIES, first + min((index + 1) * SHARD_IDENTITIES, identities))
-    rendered = [render_identity(seed, pictures) for seed in seeds]
+    rendered = [render_identity(seed, pictures, draw) for seed in seeds]
     x, y = (np.concatenate(part) for part in zip(*rendered))
     person = np.repeat(np.array(seeds, np.int32), pictures)
     replace_file(done.with_suffix(".npy"), lambda file: np.save(file, x))

@@ -73,7 +73,8 @@ class Scene:
     pitch: float = 0.0   # degrees, positive: nods
     roll: float = 0.0    # degrees, positive: tilts towards the person's right shoulder
     light: Light = field(default_factory=Light)
-    background: tuple = ((.30, .33, .38), (.12, .13, .16))  # linear RGB at the top and at the bottom
+    # linear RGB at the top and at the bottom, or a picture (h, w, 3) float32
+    background: tuple = ((.30, .33, .38), (.12, .13, .16))
 
 def random_scene(rng,                   # numpy Generator
                  spread=(7., 4., 2.),   # standard deviations of yaw, pitch and roll, degrees
@@ -183,7 +184,8 @@ class _Buffers:
         return self
 
 def _backdrop(h, w, background):
-    "A vertical gradient with a soft vignette, (h, w, 3) float32."
+    "A picture, or a vertical gradient from two colours with a soft vignette, (h, w, 3) float32."
+    if isinstance(background, np.ndarray): return cv2.resize(background, (w, h), interpolation=cv2.INTER_LINEAR)
     down = np.linspace(0, 1, h, dtype=np.float32)[:, None, None]
     across = np.linspace(-1, 1, w, dtype=np.float32)[None, :, None]
     top, bottom = (np.asarray(c, np.float32) for c in background)
