@@ -49,7 +49,7 @@ def compare_tuned(model,                # `FaceModel`
     return plain | tuned.report({TUNED: model.editor}, False, minus=plain.readings["AUEditNet"], n=n)
 
 def main(install: bool = False,     # also store the record as data/weights/heads128-tuned-editing.json
-         every: int = 1,            # only every n-th edit of the grid
+         every: int = 2,            # only every n-th edit of the grid
          pairs: int = 8,            # of frames, of each person
          steps: int = None) -> dict:  # {"frames": `Report`, "grid": `Report`}
     "Measure frames of video and the counterfactual grid of fold P3, and print the table."
