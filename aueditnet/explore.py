@@ -196,12 +196,6 @@ class Explorer(FaceList):
         self._quiet = False
         self.redraw()
 
-    @property
-    def request(self) -> dict:
-        "What the moved sliders request, e.g. {'AU12': 4.0}."
-        values = {au: slider.value for au, slider in self.sliders.items()}
-        return {au: v for (au, v), rest in zip(values.items(), self.rest) if abs(v - rest) > 0.05}
-
     def redraw(self):
         "Edit and show; then print the readings of the requested action units."
         if self._quiet or self.edits is None: return

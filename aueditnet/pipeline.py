@@ -26,7 +26,7 @@ from .align import cut_face
 from .recognition import identity_crop
 from .inversion import Inverter, to_tensor, to_uint8
 from .losses import perceptual_distance
-from .photographs.editing import Photo
+from .photographs.editing import Photo, request_text, request_title
 
 # %% ../nbs/11_pipeline.ipynb #c06fe0e1
 #| code-fold: true
@@ -204,15 +204,12 @@ class Edit:
     def _repr_png_(self):
         "In a notebook: source face, inversion and edit side by side."
         file = io.BytesIO()
-        title = ", ".join(f"{au} {value:g}" for au, value in self.requested.items()) if len(self.requested) < 12 else ""
-        strip([self.crop, self.inversion, self.image], ["source", "inversion", "edited"], title, 1.5).save(file, "png")
+        title, pictures = request_title(self.requested), [self.crop, self.inversion, self.image]
+        strip(pictures, ["source", "inversion", "edited"], title, 1.5).save(file, "png")
         return file.getvalue()
 
     def __repr__(self):
-        shown = lambda au: f"{self.measured[au]:.1f}" if self.measured else "not measured"
-        named = ", ".join(f"{au} {v:.1f} ({'measured ' * bool(self.measured)}{shown(au)})"
-                          for au, v in self.requested.items())
-        return f"Edit({named or 'empty request'}; identity {self.identity:.2f})"
+        return f"Edit({request_text(self.requested, self.measured)}; identity {self.identity:.2f})"
 
 # %% ../nbs/11_pipeline.ipynb #ed97c823
 #| code-fold: true

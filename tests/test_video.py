@@ -17,6 +17,8 @@ from aueditnet.files import weights
 from aueditnet.files.errors import InputError
 from aueditnet.files.videofile import Frame, VideoReader, make_clip
 from aueditnet.inversion import Inverter
+from aueditnet.photographs.reading import read_faces
+from aueditnet.photographs.tuning import pivot, tune
 from aueditnet.photographs.warping import put_back
 from aueditnet.pipeline import Pipeline
 from aueditnet.video.films import IntensityTrack, edit_frames, edit_video
@@ -442,6 +444,19 @@ def test_no_face_in_a_video(here, tmp_path):
     noise = make_clip(tmp_path / "noise.mp4", list(np.random.default_rng(0).integers(0, 256, (3, 120, 160, 3), np.uint8)))
     for tuning in ("--tune", "--no-tune"):
         refused(here, "edit", noise, "--au", "AU12=4", tuning, "-o", "out.mp4", naming="no face")
+
+
+def test_frames_have_the_pivots_of_stills(clip):
+    """A tuned generator meets in every frame the code that `pivot` gives to the same crop: with the AUs that its pixels show."""
+    pipe = Pipeline.from_pretrained("heads128", 0)
+    with VideoReader(clip) as video: frames = list(video.frames())[:3]
+    first = next(edit_frames(pipe, frames, {"AU12": 4}, smooth=0.)).crop
+    tuned = tune(pipe, first, steps=0)      # the model's own generator
+    items = list(edit_frames(pipe, frames, {"AU12": 4}, smooth=0., tuned=tuned, moved=False))
+    for item in items:
+        own = pivot(pipe, item.crop[None], read_faces(pipe, item.crop[None]).values)
+        assert abs(np.int16(item.inversion) - tuned.synthesize(own)[0]).mean() < 0.2
+        assert abs(np.int16(item.inversion) - tuned.synthesize(pivot(pipe, item.crop[None]))[0]).mean() > 0.5
 
 
 def test_model_without_evaluators(clip, face, tmp_path):

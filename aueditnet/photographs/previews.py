@@ -194,6 +194,12 @@ class Stage(Panel):
             self.after.layout.width = "auto" if not small else f"{max(352, picture.shape[1])}px"
             self.after.value = encode_png(picture) if small else encode_jpeg(picture)
 
+    @property
+    def request(self) -> dict:
+        "What the moved sliders request, e.g. {'AU12': 4.0}."
+        values = {au: slider.value for au, slider in self.sliders.items()}
+        return {au: v for (au, v), rest in zip(values.items(), self.rest) if abs(v - rest) > 0.05}
+
     def download(self):
         "Give the browser the edited picture, a photograph at its full size."
         with self.work.lock:

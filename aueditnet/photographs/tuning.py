@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['STEPS', 'RATE', 'HIGH_LOSS', 'WARM_UP', 'RAISED', 'LEAST', 'LOWERED', 'LOWEST', 'SMALL_MODEL', 'KEPT',
            'tuned_weights', 'differences', 'changed', 'TunedFiles', 'chroma_range', 'within_chroma', 'calibrated',
-           'Tuned', 'pivot', 'tune', 'tuned_face']
+           'Tuned', 'at_readings', 'pivot', 'tune', 'tuned_face']
 
 # %% ../../nbs/photographs/tuning.ipynb #764649bd
 import copy
@@ -129,6 +129,7 @@ def calibrated(target,  # (B, 12) intensities, NaN keeps the source's
     down = torch.maximum(source + way * lowered, target.clamp(max=LOWEST))
     return torch.where(way > 0, source + way * up, torch.where(way < 0, down, target))
 
+# %% ../../nbs/photographs/tuning.ipynb #a7unedc1
 @dataclass
 class Tuned(TunedFiles):
     "A generator that knows a person, and the codes of the crops that it was tuned on."
@@ -205,18 +206,25 @@ def _fit(generator, w, x, zoom, steps, rate, progress):
 
 # %% ../../nbs/photographs/tuning.ipynb #f882c313
 @torch.no_grad()
+def at_readings(editor,
+                w,       # (n, L, d) codes of an encoder
+                source,  # (n, 12) intensities, read from pixels; NaN: as the editor reads the code
+                ) -> torch.Tensor:  # (n, L, d)
+    """Codes that have the expression that the pixels show. What the code says of it, tuning need not paint into the
+    weights, where no edit could remove it."""
+    return editor.edit(w, torch.as_tensor(source, dtype=torch.float32)).float().to(w.device)
+
+@torch.no_grad()
 def pivot(model,
           crops,         # (n, S, S, 3) uint8
           source=None,   # (n, 12) intensities, read from pixels; NaN: as the editor reads the code
           ) -> torch.Tensor:  # (n, L, d)
-    """The codes around which a generator is tuned: the encoder's, not refined, moved by the editor to the intensities
-    that the pixels show. What the code says of the expression, tuning need not paint into the weights, where no edit
-    could remove it. Raises `InputError` for a model that edits pictures instead of codes."""
+    """The codes around which a generator is tuned: the encoder's, not refined, `at_readings`. Raises `InputError` for a
+    model that edits pictures instead of codes."""
     if not isinstance(model.inverter, Inverter):
         raise InputError("photographs need a model with an encoder and a generator, not one that edits pictures")
     w = model.inverter.invert(crops, steps=0).float()
-    if source is None: return w
-    return model.require("editor").edit(w, torch.as_tensor(source, dtype=torch.float32)).float().to(w.device)
+    return w if source is None else at_readings(model.require("editor"), w, source)
 
 @torch.enable_grad()
 def tune(model,           # a `pipeline.FaceModel` with an inverter and an editor

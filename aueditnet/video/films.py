@@ -24,6 +24,7 @@ from ..files.picture_formats import edited_note
 from ..files.videofile import Frame, VideoReader, VideoWriter
 from ..inversion import refine, to_tensor
 from ..photographs.reading import measure_faces, read_faces
+from ..photographs.tuning import at_readings
 from ..photographs.warping import Motion, compose, face_mask, motion, put_back
 from .intensity_track import IntensityTrack
 from .person import meet, no_face
@@ -203,7 +204,8 @@ def edit_frames(pipeline,      # a `Pipeline`
         if tuned is None:
             target = np.where(np.isnan(requested), own, requested) if smooth else requested
             return requested, w, pipeline.edit_codes(w, torch.from_numpy(target))
-        own_codes = replace(tuned, w=w, source=torch.from_numpy(own))   # the frames' codes instead of the pivots
+        w = at_readings(tuned.editor, w, own)   # as the pivots that the generator was tuned on
+        own_codes = replace(tuned, w=w, source=torch.from_numpy(own))
         return requested, w, torch.cat([own_codes.edit(requested[i], i) for i in range(len(w))])
     items = estimate_frames(pipeline, frames, intensities, smooth, batch, tuned, **how)
     return render_frames(pipeline, items, batch, edit, tuned, moved)
