@@ -64,7 +64,7 @@ setup(
     packages=find_packages(include=[cfg["lib_path"], cfg["lib_path"] + ".*"]),
     python_requires=">=" + cfg["min_python"],
     install_requires=requirements("requirements"),
-    extras_require={extra: requirements(extra + "_requirements") for extra in ("heads", "photo", "app", "dev")},
+    extras_require={extra: requirements(extra + "_requirements") for extra in ("heads", "photo", "measures", "app", "dev")},
     entry_points={"console_scripts": requirements("console_scripts"),
                   "nbdev": [f"{cfg['lib_name']}={cfg['lib_path']}._modidx:d"]},
     cmdclass={"build_py": BuildWithData},

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ALIGN_VERSION', 'CONFIDENT', 'UNSTABLE', 'NUDGE', 'ffhq_quad', 'align_face', 'aligned_frames', 'neutral_faces',
-           'dlib_file', 'dlib_models', 'Face', 'find_faces', 'detect_landmarks', 'cut_face']
+           'dlib_file', 'dlib_models', 'Face', 'find_faces', 'detect_landmarks', 'face_number', 'cut_face']
 
 # %% ../nbs/03_align.ipynb #bcbd9d05
 import importlib.util
@@ -192,6 +192,13 @@ def detect_landmarks(image,                # HxWx3 uint8 RGB
                      "tenth of the width or more, or crop it yourself and say that it is aligned")
 
 # %% ../nbs/03_align.ipynb #1d108287
+def face_number(face) -> int:  # a whole number from 1, or None for the largest face
+    """The number of a face. Raises `InputError` for 0, negative numbers, fractions and anything else."""
+    if face is None: return 1
+    if isinstance(face, bool) or not isinstance(face, (int, np.integer)) or face < 1:
+        raise InputError(f"face {face!r}: faces are numbered 1, 2, ..., 1 is the largest")
+    return int(face)
+
 def cut_face(image,         # a path, a PIL picture, or HxWx3 uint8 RGB
              size: int,     # side of the result, pixels
              zoom: float = 1.0,  # as in `ffhq_quad`
@@ -201,15 +208,13 @@ def cut_face(image,         # a path, a PIL picture, or HxWx3 uint8 RGB
              ) -> np.ndarray:  # size x size x 3 uint8, the aligned face
     """The face of a picture as a model takes it. Raises `InputError` if there is none, or fewer than `face`."""
     name = str(image) if isinstance(image, (str, os.PathLike)) else name
-    if face is not None and (isinstance(face, bool) or not isinstance(face, (int, np.integer)) or face < 1):
-        raise InputError(f"face {face!r}: faces are numbered 1, 2, ..., 1 is the largest")
+    number = face_number(face)
     if face is not None and align is False:
         raise InputError(f"face {face} of {name}: without alignment no face is looked for, choose one of the two")
     picture = as_picture(image, name, min(SMALLEST, size))
     h, w = picture.shape[:2]
     if align or face is not None or align is None and (h, w) != (size, size):
         faces = detect_landmarks(picture, name)
-        number = face or 1
         if number > len(faces): raise InputError(f"face {face} of {name}: only {len(faces)} found; 1 is the largest")
         return align_face(picture, faces[number - 1], size, zoom)
     if h != w: raise InputError(f"{name}: {w}x{h} pixels; without alignment a square face crop is needed")

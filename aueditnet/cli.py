@@ -161,9 +161,9 @@ def invert(source: Path = argument("A folder with pictures, or a video."),
            out: Path = result("codes", "Folder for the codes; those that it holds already are not computed again."),
            align: AlignOrGuess = None, refine: Refine = None, model: Model = BUNDLED, device: Device = "auto"):
     "Invert all pictures of a folder or all frames of a video once, and keep their latent codes."
-    from aueditnet import inversion
+    from aueditnet.runs import folders
     inverter = _pipeline(model, refine, device).inverter
-    cache = inversion.invert(source, out, inverter, align)
+    cache = folders.invert(source, out, inverter, align)
     typer.echo(f"{len(cache.frames)} of {len(cache)} pictures inverted")
     for why in list(cache.problems.values())[:20]: typer.echo(f"  no code: {why}")
     if (more := len(cache.problems) - 20) > 0: typer.echo(f"  and {more} more, all listed in {out / 'manifest.json'}")

@@ -5,11 +5,10 @@
 # %% auto #0
 __all__ = ['BAND_GAINS', 'COMPARED', 'StyleHead', 'run_heads', 'head_widths', 'Encoder', 'to_tensor', 'to_uint8', 'bands',
            'face_weight', 'pyramid_loss', 'gradient_eigenbasis', 'complete_basis', 'refine', 'InverterFiles',
-           'Inverter', 'read_e4e', 'open_source', 'invert']
+           'Inverter', 'read_e4e']
 
 # %% ../nbs/06_inversion.ipynb #a8eef41c
 import math
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,12 +17,9 @@ from torch.nn import functional as F
 
 from .files import weights
 from .files.errors import InputError
-from .files.io import SUFFIXES, content_hash, is_hidden, read_image
-from .files.latents import LatentCache, fill
+from .files.io import content_hash
 from .files.model_folder import ModelFolder
 from .files.networks import Entries, bf16_available
-from .files.videofile import Video
-from .align import ALIGN_VERSION, cut_face
 from .stylegan2 import EqualLinear, Generator
 from .recognition import IRSEBody, resized
 
@@ -285,9 +281,12 @@ class Inverter(InverterFiles, nn.Module):
         """Codes of aligned pictures."""
         x, steps = to_tensor(x).to(self.latent_avg.device), self.steps if steps is None else steps
         w = self.encoder(resized(x, self.size_in)).float() + self.latent_avg.float()
-        if not steps: return w
-        basis = None if self.preconditioner is None else self.preconditioner.float()
-        return refine(self.generator, w, x, steps, basis, zoom=self.zoom)
+        return self.refine(w, x, steps) if steps else w
+
+    def refine(self, w: torch.Tensor, x: torch.Tensor, steps: int = None) -> torch.Tensor:  # as in `refine`; `invert`
+        """Codes (B, L, d) on the inverter's device, refined along its preconditioner."""
+        basis, steps = self.preconditioner, self.steps if steps is None else steps
+        return refine(self.generator, w, x, steps, None if basis is None else basis.float(), zoom=self.zoom)
 
     @torch.no_grad()
     def synthesize(self, w: torch.Tensor, size: int = None) -> torch.Tensor:  # (B, 3, size, size)
@@ -302,7 +301,7 @@ class Inverter(InverterFiles, nn.Module):
 
 # %% ../nbs/06_inversion.ipynb #29284903
 #| code-fold: true
-#| code-summary: "Supporting code: the public e4e file, and whole folders of pictures"
+#| code-summary: "Supporting code: the public e4e file"
 def read_e4e(path) -> tuple:  # entries of the encoder, entries of the generator, average latent or None
     """The parts of the public e4e file. Raises `InputError` for other files, pSp's among them."""
     file = weights.load_public(path)
@@ -315,32 +314,3 @@ def read_e4e(path) -> tuple:  # entries of the encoder, entries of the generator
         raise InputError(f"{path}: its encoder is a {kind}, not e4e's; Generator.from_public reads the generator in it")
     encoder, decoder = ({k[8:]: v for k, v in state.items() if k.startswith(part)} for part in ("encoder.", "decoder."))
     return encoder, decoder, file.get("latent_avg") if opts.get("start_from_latent_avg", True) else None
-
-def open_source(source):  # a folder with pictures, or a video
-    """Names, a function k -> HxWx3 uint8 RGB, and a digest of all pictures. Raises `InputError` for anything else."""
-    source = Path(source)
-    if not source.exists(): raise InputError(f"{source}: no such folder or video")
-    if source.is_file():
-        if source.suffix.lower() in SUFFIXES: raise InputError(f"{source}: is one picture; name its folder, or a video")
-        video = Video(source)
-        return [f"{source.name} frame {k}" for k in range(len(video))], video.frame, content_hash(source)
-    found = (f for f in source.rglob("*") if f.suffix.lower() in SUFFIXES and f.is_file())
-    files = sorted(f for f in found if not is_hidden(f, source))  # no temporary files of other processes
-    if not files: raise InputError(f"{source}: no pictures in this folder ({', '.join(SUFFIXES)})")
-    names = [f.relative_to(source).as_posix() for f in files]
-    return names, lambda k: read_image(files[k], names[k], 1), content_hash(names, files)  # `cut_face` checks the size
-
-def invert(source,  # a folder with pictures, or a video
-           folder,  # for the codes; those that it holds already are kept, the rest is computed
-           inverter: Inverter,
-           align=None,  # True: find and cut out the face; False: pictures are crops; None: those of the crop's size are
-           shard: int = 2048,  # codes per file
-           batch: int = 16,  # pictures inverted together
-           ) -> LatentCache:  # `.manifest["names"]`: names of the pictures; `.problems`: which have no code, and why
-    """Inverts the pictures of a folder or a video once. Raises `InputError` if source or folder is unusable."""
-    names, read, digest = open_source(source)
-    size, zoom = max(inverter.size_in, min(inverter.size, COMPARED)), inverter.zoom
-    about = {"source": Path(source).resolve().name, "digest": digest, "crop": size, "zoom": zoom, "align": align,
-             "alignment": ALIGN_VERSION, "names": names}
-    crop = lambda k: cut_face(read(k), size, zoom, align, name=names[k])
-    return fill(folder, crop, len(names), inverter, about, shard, batch, InputError, Path(source).name)

@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass
 import torch
 from torch.nn import functional as F
 
+from .files.errors import InputError
+from .recognition import FACE_ZOOM
 from .inversion import pyramid_loss
 from .editor import UNITS
 
@@ -19,7 +21,7 @@ from .editor import UNITS
 PICTURE_TERMS = "pixels", "perceptual", "identity", "light", "au_image"
 WITH_TARGET = PICTURE_TERMS[:2]  # these compare with the target picture
 READERS = {"perceptual": "features", "identity": "identity", "au_image": "au_net"}  # the network that a term needs
-BLOCKS = 4  # rows and columns of `light`
+BLOCKS = 4  # rows and columns of `light` at crop zoom 1.25
 
 def perceptual_distance(maps_a: list,    # feature maps (B, C, H, W) of one picture
                         maps_b: list,    # and of the other
@@ -33,7 +35,8 @@ def au_error(y, target):
     known = ~target.isnan()
     return ((y - torch.where(known, target, y.detach())) / UNITS).square().sum() / known.sum().clamp(min=1)
 
-def block_means(x): return F.adaptive_avg_pool2d(x, BLOCKS)
+def block_means(x, zoom: float = FACE_ZOOM):  # (B, C, S, S) -> (B, C, n, n); blocks have one size on the face
+    return F.adaptive_avg_pool2d(x, max(1, round(BLOCKS * FACE_ZOOM / zoom)))
 
 # %% ../nbs/08_losses.ipynb #f346ae45
 @dataclass
@@ -81,6 +84,17 @@ class LossTerms:
         "Terms on pictures that have a weight and are left out: their network is missing, or they see no picture."
         return [term for term in PICTURE_TERMS if getattr(self.config, term) and not self.has(term)]
 
+    def check(self, pairs: int):  # in a batch
+        "Raise `InputError` for terms that have a weight and see no picture, and for too few pairs. Returns self."
+        readers = {term: getattr(self, READERS.get(term, "synthesize")) for term in self.missing if self.synthesize}
+        blind, counts = [term for term, reader in readers.items() if reader], (self.config.rendered, self.config.unseen)
+        if blind:
+            raise InputError(f"loss: {', '.join(blind)} would see no picture with rendered={counts[0]}, "
+                             f"unseen={counts[1]}: raise rendered, or set the weight of each of them to 0")
+        if any(map(self.has, PICTURE_TERMS)) and sum(counts) > pairs:
+            raise InputError(f"loss.rendered + loss.unseen is {sum(counts)}, more than the {pairs} pairs of a batch")
+        return self
+
 # %% ../nbs/08_losses.ipynb #d07a1583
 class EditLoss(LossTerms):
     """The weighted sum of all terms, and each term by itself. Frozen networks are functions on pictures in [-1, 1];
@@ -93,7 +107,9 @@ class EditLoss(LossTerms):
                  ) -> tuple:   # total (scalar), {term: unweighted value (scalar)}
         of_source = au_error(out["source_estimate"], batch["y_source"])
         of_edit = au_error(out["edited_estimate"], batch["y_target"])
-        terms = {"latent": ((out["edited"] - batch["w_target"]) / batch["spread"]).square().mean(),
+        away = (out["edited"] - batch["w_target"]) / batch["spread"]
+        known = ~batch["w_target"].isnan()  # a request without a target frame has no target code
+        terms = {"latent": torch.where(known, away, 0.).square().sum() / known.sum().clamp(min=1),
                  "au_latent": (of_source + of_edit) / 2,
                  "psi_round_trip": au_error(out["round_trip"], batch.get("asked", batch["y_target"]))}
         if "embedding" in out: terms["embedding"] = out["embedding"]
@@ -119,10 +135,13 @@ class EditLoss(LossTerms):
         if self.has("perceptual"):
             with torch.no_grad(): features = self.features(target)
             terms["perceptual"] = perceptual_distance(self.features(edited[:n]), features).mean().to(device)
-        if self.has("light"): terms["light"] = (block_means(edited) - block_means(source)).square().mean()
+        if self.has("light"):
+            terms["light"] = (block_means(edited, self.zoom) - block_means(source, self.zoom)).square().mean()
         if self.has("identity"):
             with torch.no_grad(): person = self.identity(source)
             terms["identity"] = (1 - (self.identity(edited) * person).sum(1)).mean().to(device)
         if self.has("au_image"):
-            terms["au_image"] = au_error(self.au_net(edited).to(device), batch["y_target"][:every])
+            wanted = batch["y_target"][:every]  # the estimator has learned from labels of 0 to 5
+            wanted = torch.where((wanted < 0) | (wanted > 5), torch.nan, wanted)
+            terms["au_image"] = au_error(self.au_net(edited).to(device), wanted)
         return terms

@@ -23,7 +23,7 @@ from .files.model_folder import PARTS, ModelFolder, Part, Parts, network_class
 from .files.networks import pick_device
 from .facs import AUS, to_dict, to_vector
 from .align import cut_face
-from .recognition import identity_crop
+from .recognition import calibrated, identity_crop
 from .inversion import Inverter, to_tensor, to_uint8
 from .losses import perceptual_distance
 from .photographs.editing import Photo, request_text, request_title
@@ -131,6 +131,16 @@ class ModelParts(LinkedParts):
     @property
     def zoom(self): return self.configuration()["crop_zoom"]  # of the face crops, as in `align.ffhq_quad`
 
+    @torch.no_grad()
+    def each(self, network, items):
+        "Run a network, without gradients, over `items` in batches; results come to the CPU. No items give no results."
+        parts = [items[i:i + self.batch] for i in range(0, len(items), self.batch)] or [self._one(items)]
+        return torch.cat([network(part).float().cpu() for part in parts])[:len(items)]
+
+    def _one(self, items):  # an item of the kind of none: it tells the shape of no results
+        if isinstance(items, torch.Tensor): return items.new_zeros(1, *items.shape[1:])
+        return np.zeros((1, self.size, self.size, 3), np.uint8)
+
 # %% ../nbs/11_pipeline.ipynb #16627d40
 class FaceModel(ModelParts):
     """The frozen networks of one model. Pictures are (B, S, S, 3) uint8 RGB crops, latent codes tensors (B, L, d).
@@ -168,10 +178,13 @@ class FaceModel(ModelParts):
         "The intensities that the editor reads from latent codes."
         return self.each((editor or self.require("editor")).estimate, w)
 
-    def read(self, images, evaluator=None) -> np.ndarray:  # evaluator: None is the first
+    def read(self, images, evaluator=None,  # None is the first
+             raw: bool = False,             # as the network reads, without its calibration
+             ) -> np.ndarray:
         "Intensities (B, 12) that an evaluator reads from pictures."
         evaluator = evaluator or self.require("evaluator")
-        return self.each(lambda x: evaluator(to_tensor(x)), images).numpy()
+        readings = self.each(lambda x: evaluator(to_tensor(x)), images).numpy()
+        return readings if raw else calibrated(evaluator, readings)
 
     def embed(self, images) -> np.ndarray:
         "Identity embeddings (B, n) of unit length."
@@ -179,15 +192,19 @@ class FaceModel(ModelParts):
         return self.each(lambda x: network(identity_crop(to_tensor(x), self.zoom)), images).numpy()
 
     def distance(self, images, others) -> np.ndarray:
-        "Distance (B,) of pictures pair by pair, 0 to 4: LPIPS-style, in feature maps of the identity network."
+        """Distance (B,) of pictures pair by pair, 0 to 4, in feature maps of the identity network, at the size that it
+        was trained on. LPIPS-style, but not LPIPS: comparable within this project only."""
+        if len(images) != len(others): raise InputError(f"{len(images)} pictures and {len(others)} others are no pairs")
         network = self.require("identity_evaluator")
         def maps(x): return network.stages(identity_crop(to_tensor(x), self.zoom))
-        return self.each(lambda i: perceptual_distance(maps(images[i]), maps(others[i])), range(len(images))).numpy()
+        def far(i): return perceptual_distance(maps(images[i]), maps(others[i]))
+        return self.each(far, np.arange(len(images))).numpy() if len(images) else np.zeros(0, np.float32)
 
-    @torch.no_grad()
-    def each(self, network, items):
-        "Run a network, without gradients, over `items` in batches; results come to the CPU."
-        return torch.cat([network(items[i:i + self.batch]).float().cpu() for i in range(0, len(items), self.batch)])
+    def features(self, images) -> np.ndarray:
+        "Features (B, n) of pictures: means over the maps of the identity network, see `files.similarity.kid`."
+        network = self.require("identity_evaluator")
+        def maps(x): return network.stages(identity_crop(to_tensor(x), self.zoom))
+        return self.each(lambda x: torch.cat([m.mean((2, 3)) for m in maps(x)], 1), images).numpy()
 
 # %% ../nbs/11_pipeline.ipynb #554b9a4e
 @dataclass

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['FACE_ZOOM', 'SqueezeExcite', 'trunk_sizes', 'identity_sizes', 'au_sizes', 'split_face_sizes', 'PReLU', 'IRSEBlock',
-           'IRSEBody', 'IRSE50', 'identity_crop', 'resized', 'AURegressor', 'AUNet', 'Residual', 'SplitFaceAUNet']
+           'IRSEBody', 'IRSE50', 'identity_crop', 'resized', 'rising', 'calibrated', 'Calibrated', 'AURegressor',
+           'AUNet', 'Residual', 'SplitFaceAUNet']
 
 # %% ../nbs/05_recognition.ipynb #55efcac2
 import re
@@ -13,6 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from .files.errors import InputError
 from .files.networks import Entries, Loadable
 from .facs import AUS
 
@@ -116,10 +118,14 @@ class IRSE50(IRSEBody):
         self.output_layer = nn.Sequential(nn.BatchNorm2d(widths[-1]), nn.Dropout(), nn.Flatten(),
                                           nn.Linear(widths[-1] * side * side, dim), nn.BatchNorm1d(dim))
 
-    def forward(self, x):  # (B, 3, 112, 112) in [-1, 1]
-        """(B, dim) embeddings of unit length. Slim trunks see a smaller picture, pooled from 112 x 112."""
+    def stages(self, x):  # (B, 3, 112, 112) in [-1, 1]
+        """Features at the end of every stage, of a picture at the side that the network was trained on: `side_in`
+        pixels. That is 112 for ArcFace; slim trunks see a smaller picture, pooled from 112 x 112."""
         x = self.receive(x)
-        if x.shape[-1] != self.side_in: x = F.adaptive_avg_pool2d(x, self.side_in)
+        return super().stages(x if x.shape[-1] == self.side_in else F.adaptive_avg_pool2d(x, self.side_in))
+
+    def forward(self, x):  # (B, 3, 112, 112) in [-1, 1]
+        """(B, dim) embeddings of unit length."""
         return F.normalize(self.output_layer(self.stages(x)[-1].contiguous()).float(), dim=1)
 
 def identity_crop(x: torch.Tensor,  # (B, 3, S, S), an FFHQ-aligned picture
@@ -128,9 +134,12 @@ def identity_crop(x: torch.Tensor,  # (B, 3, S, S), an FFHQ-aligned picture
     """The part of an aligned face that the identity network sees: rows 35-222 and columns 32-219 of 256."""
     s = x.shape[-1]
     edge = lambda pixel: round(s * ((pixel / 256 - 0.5) * zoom + 0.5))  # a line of the 256 px picture, in this one
-    return F.adaptive_avg_pool2d(x[..., edge(35):edge(223), edge(32):edge(220)], 112)
+    top, bottom, left, right = map(edge, (35, 223, 32, 220))
+    if beyond := max(-top, -left, bottom - s, right - s, 0):  # a tight crop lacks the border of what the network sees
+        x = F.pad(x, [beyond] * 4, "replicate")
+    return F.adaptive_avg_pool2d(x[..., beyond + top:beyond + bottom, beyond + left:beyond + right], 112)
 
-# %% ../nbs/05_recognition.ipynb #f86060f6
+# %% ../nbs/05_recognition.ipynb #resizedcel20
 def resized(x, size: int):  # (B, C, S, S) -> (B, C, size, size)
     """Square pictures at another size, antialiased."""
     if x.shape[-1] == size: return x
@@ -138,17 +147,61 @@ def resized(x, size: int):  # (B, C, S, S) -> (B, C, size, size)
 
 FACE_ZOOM = 1.25  # crop zoom at which the windows of the AU networks fit the face
 
-class AURegressor(Loadable):
+# %% ../nbs/05_recognition.ipynb #calibcell020
+#| code-fold: true
+#| code-summary: "Supporting code: calibration curves"
+def rising(curve, name: str = "calibration", knots: int = 6) -> torch.Tensor:  # (12, knots)
+    """The values of a curve at 0, 1, ... Raises `InputError` unless those of every AU rise."""
+    curve = torch.as_tensor(curve).float()
+    if curve.shape != (len(AUS), knots):
+        raise InputError(f"{name} {tuple(curve.shape)}: {knots} values of each AU expected, ({len(AUS)}, {knots})")
+    if wrong := [au for au, row in zip(AUS, curve) if not (row.diff() > 0).all()]:
+        raise InputError(f"{name}: the values of {', '.join(wrong)} do not rise from 0 to {knots - 1}; "
+                         "measure it again")
+    return curve
+
+def calibrated(network, readings):  # (..., 12), a tensor or an array -> the same
+    """Intensities, of what a network read. Networks without a calibration curve give them at once."""
+    return network.calibrated(readings) if hasattr(network, "calibrated") else readings
+
+class Calibrated(Loadable):
+    """Readings that a curve turns into intensities. `calibration` (12, 6): the readings that stand for 0, 1 ... 5, for
+    each AU; None where that was not measured."""
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("calibration", None)  # as None it is no entry of a state dict
+
+    def load(self, state):
+        self.calibration = None if "calibration" not in state else rising(state["calibration"])
+        return super().load(state)
+
+    def calibrated(self, readings):  # (..., 12), a tensor or an array -> the same
+        """Intensities: the network's readings through the curve, which is linear from knot to knot. Beyond both ends a
+        reading counts as it is, at slope 1. Without a curve the readings stay."""
+        if self.calibration is None: return readings
+        if not torch.is_tensor(readings): return self.calibrated(torch.as_tensor(readings)).numpy()
+        knots = self.calibration.to(readings)
+        inside = torch.minimum(torch.maximum(readings, knots[:, 0]), knots[:, -1])
+        i = (inside[..., None] >= knots[:, 1:-1]).sum(-1, keepdim=True)
+        low, high = (knots.expand(*inside.shape, -1).gather(-1, j)[..., 0] for j in (i, i + 1))
+        return i[..., 0] + (inside - low) / (high - low) + (readings - inside)
+
+# %% ../nbs/05_recognition.ipynb #f86060f6
+class AURegressor(Calibrated):
     """What both AU networks share: pictures of any size, rows from brows to chin, the scale of the intensities.
 
     `zoom` is the crop zoom of the pictures. Whatever it is, the network sees the part that zoom 1.25 shows."""
     def forward(self, x):  # (B, 3, S, S) in [-1, 1], aligned at crop zoom `zoom`
-        """(B, 12) intensities, nominally 0..5."""
+        """(B, 12) readings, nominally 0..5; `calibrated` makes intensities of them."""
+        return self.read(self.window(self.receive(x))) * 5 / 3
+
+    def window(self, x):
+        """The rows that the network reads, of the part of the picture that zoom 1.25 shows: (B, 3, rows, size)."""
         side = round(self.size * FACE_ZOOM / self.zoom)
-        x, margin = resized(self.receive(x), side), (side - self.size) // 2
+        x, margin = resized(x, side), (side - self.size) // 2
         if margin > 0: x = x[..., margin:margin + self.size, margin:margin + self.size]
         elif side < self.size: x = F.pad(x, [-margin, self.size - side + margin] * 2, "replicate")
-        return self.read(x[..., self.rows, :]) * 5 / 3
+        return x[..., self.rows, :]
 
 class AUNet(AURegressor):
     """Reads a window of three quarters of the picture: convolutions with BatchNorm, then two linear layers."""

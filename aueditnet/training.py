@@ -67,6 +67,8 @@ class EditorTask(Task):
     "An editor, its pairs of frames, and `EditLoss`."
     clip = 1.
     def __init__(self, editor, batches: PairBatches, edit_loss: EditLoss, steps: int, lr=4e-3, weight_decay=0.02):
+        if getattr(editor, "response", None) is not None:
+            raise InputError("an editor is trained without its gain: give editor.without_gain()")
         super().__init__(editor, steps, lr, weight_decay, warmup=0.15)
         self.batches, self.edit_loss, self.share, self.whole = batches, edit_loss, (0, 1), edit_loss.config
         self.parts["batches"] = batches
@@ -265,28 +267,32 @@ def fit_editor(codes: Codes,               # training frames
                callbacks=(),               # more callbacks
                sampler=None,               # of pairs; None: a `data.PairSampler`
                device=None,                # as `training_device` takes it; `networks` stay where they are
-               ) -> tuple:                 # the trained editor (averaged weights, eval mode), and its `History`
-    """Train an editor. One that was given is afterwards on the device where it was before, a new one on the CPU.
-    Raises `InputError` if the folder holds a run with other settings, codes, networks or editor."""
+               ) -> tuple:                 # the trained editor (averaged weights, eval mode, frozen), and its `History`
+    """Train an editor. A given one may be trained already: directions and AU logits start at ridge regression, the rest
+    where it is, and its gain is removed: `runs.gain` measures it anew. It is afterwards on the device where it was
+    before, a new one on the CPU. Raises `InputError` if the folder holds a run with other settings, codes, networks or
+    editor, and for a loss that `LossTerms.check` refuses."""
     config, device = config or TrainConfig(), training_device(device)
     several = [Accelerated(cpu=device.type == "cpu")] if n_processes() > 1 else []
     for one in several: device = one.accelerator.device
     with own_random_numbers(device, config.seed):
         if editor is None: editor = AUEditNet(*codes.w.shape[1:], **config.sizes)
+        if hasattr(editor, "response"): editor.response = None
         contents = dict(codes=vars(codes), networks=networks, editor=editor, sampler=type(sampler))
         run_config = asdict(replace(config, checkpoint_every=0)) | {k: fingerprint(v) for k, v in contents.items()}
         home, (w, y, person) = next(editor.parameters()).device, codes.subset()
         y = torch.where(y.isnan(), y.nanmean(0).nan_to_num(), y)  # an unknown intensity: the AU's mean
+        editor.requires_grad_(True)  # also of an editor that was trained or loaded, and is frozen
         editor.cpu().init_from_ridge(w, y, person).to(device)  # before anything refers to its weights
         batches = PairBatches(codes, config.batch, config.loss.rendered if networks else 0, config.seed, sampler)
-        edit_loss = EditLoss(config.loss, **(networks or {}), bf16=bf16_available(device))
+        edit_loss = EditLoss(config.loss, **(networks or {}), bf16=bf16_available(device)).check(config.batch.pairs)
         callbacks = [ema := EMA(editor, config.ema), history := History(), *callbacks, *several]
         if folder is not None: callbacks.append(Checkpoint(Path(folder) / "checkpoint.pt", config.checkpoint_every))
         task = EditorTask(editor, batches, edit_loss, config.steps, config.lr, config.weight_decay)
         try: Learner(task, callbacks, run_config).fit()
         finally: editor.to(home)
     ema.load_average()
-    return editor.eval(), history
+    return editor.eval().requires_grad_(False), history
 
 # %% ../nbs/09_training.ipynb #ex-09-more-4
 #| code-fold: true

@@ -10,9 +10,10 @@ from torch.nn import functional as F
 from aueditnet.align import neutral_faces
 from aueditnet.baselines.latent_editors import (
     IndependentLevels, LinearEditor, OneLabel, ReDirTrans, SingleBranch, SingleGlobalModule)
+from aueditnet.baselines.adversarial import AdversarialConfig, AdversarialTask, PicturePairs, fit_baseline, gains, vary
 from aueditnet.baselines.pixel_editors import (
-    BASELINES, EDITORS, FULL, SLIM, GANimation, ICface, Ling, Translator, load_editor, pipeline)
-from aueditnet.data import DISFA
+    BASELINES, EDITORS, FULL, SLIM, GANimation, ICface, Ling, Translator, load_editor, output_layer, pipeline, with_maps)
+from aueditnet.data import DISFA, Codes
 from aueditnet.editor import AUEditNet, ToyWorld
 from aueditnet.files.errors import InputError
 from aueditnet.files.io import data_dir
@@ -88,13 +89,124 @@ def test_image_space_networks_before_training(pictures):
     assert Translator(3, **SLIM)(x, y).shape == x.shape
     out = GANimation(**SLIM).eval()(x, y, y.roll(1, 0))
     close(out["edited"], out["mask"] * x + (1 - out["mask"]) * out["colour"])
-    assert out["mask"].shape == (2, 1, 128, 128) and out["mask"].mean() > 0.85    # at the start nearly everything passes
+    assert out["mask"].shape == (2, 1, 128, 128)
     ling = Ling(**SLIM).eval()
     close(ling(x, y, y)["edited"], ling(x, y + 1, y + 1)["edited"])               # only the difference counts
+    assert torch.corrcoef(torch.stack([ling(x, y, y)["edited"].flatten(), x.flatten()]))[0, 1] > 0.9   # at the start nearly everything passes
     icface = ICface(**SLIM).eval()
     here, there = icface(x, y, y), icface(x, y + 1, y.roll(1, 0))
     close(here["neutral"], there["neutral"])                                      # the neutral face knows no request
     assert (here["edited"] - there["edited"]).abs().max() > 1e-4
+
+
+class PaintsWith(torch.nn.Module):
+    """In the place of GANimation's network: one value of the mask everywhere, and the colours of the source."""
+    def __init__(self, mask): super().__init__(); self.logit = math.log(mask / (1 - mask))
+    def forward(self, x, y): return torch.cat([torch.atanh(x.clamp(-0.99, 0.99)), torch.full_like(x[:, :1], self.logit)], 1)
+
+
+@torch.no_grad()
+def test_the_mask_term_pulls_towards_the_colour_picture(pictures):
+    x, y = pictures
+    def mask_term(mask):
+        net = GANimation(**SLIM)
+        net.net = PaintsWith(mask)
+        (edited, target), = (parts := net.terms(x, y, y.roll(1, 0), x))[0]
+        close(edited, x, 0.02)   # the same picture, whoever paints it: only the mask differs
+        assert torch.equal(target, y.roll(1, 0)) and parts[1]["cycle"] < 0.01 and parts[1]["smooth"] == 0
+        return parts[1]["mask"].item()
+    close(mask_term(0.999), 0.998, 1e-3)    # all of the source kept: the generator does nothing, and pays
+    close(mask_term(0.5), 0.25, 1e-3)
+    assert mask_term(0.001) < 1e-5 < mask_term(0.5) < mask_term(0.999)
+    assert GANimation.weights["mask"] > 0
+
+
+@pytest.mark.parametrize("fold", [1, 2])
+def test_the_output_unfolds_what_the_stem_folds(fold):
+    x = torch.rand(2, 3, 32, 32)
+    layer = output_layer(3 * fold ** 2, 3, fold)
+    with torch.no_grad():
+        layer[0].weight.zero_()[:, :, 3, 3].add_(torch.eye(3 * fold ** 2)), layer[0].bias.zero_()
+        close(layer(F.pixel_unshuffle(x, fold)), x)   # every pixel can be passed on exactly
+
+
+@torch.no_grad()
+def test_features_without_normalisation_do_not_fade():
+    torch.manual_seed(0)
+    ling, x, y = Ling(**SLIM).eval(), torch.rand(4, 3, 64, 64) * 2 - 1, torch.rand(4, 12) * 5
+    deepest = ling.body(ling.enter(with_maps(ling.stem(x)[-1], y)))
+    assert 0.2 < deepest.std() < 5
+
+
+@torch.no_grad()
+def test_icface_keeps_a_quarter_of_the_side_in_both_sizes():
+    for sizes in (FULL, SLIM):
+        assert ICface(**sizes | dict(width=4)).neutraliser.stem(torch.rand(1, 3, 64, 64), torch.rand(1, 12))[-1].shape[2:] == (16, 16)
+
+
+def toy_run(kind="GANimation", folder=None, callbacks=(), **more):
+    g = torch.Generator().manual_seed(0)
+    faces = F.interpolate(torch.rand(12, 1, 3, 4, generator=g), (32, 32)).expand(-1, 3, -1, -1).mul(255).byte()
+    codes = Codes(torch.zeros(12, 1, 1), brightness(faces / 127.5 - 1).round().clamp(0, 5), torch.arange(2).repeat_interleave(6), None, faces)
+    config = AdversarialConfig(**dict(steps=5, batch=4, critic_width=4, critic_depth=3, checkpoint_every=2) | more.pop("config", {}))
+    return fit_baseline(kind, codes, brightness, config, folder, callbacks, width=4, fold=2, **more)[:2]
+
+
+def brightness(x): return 2.5 + 2.5 * F.adaptive_avg_pool2d(x, (3, 4)).mean(1).flatten(1)
+
+
+def test_validation_looks_at_averaged_weights_and_changes_nothing():
+    torch.manual_seed(0)
+    x, y = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8), torch.rand(3, 12) * 5
+    (plain, without), (editor, history) = toy_run(), toy_run(validation=(x, y))
+    assert without.validation == [] and [row["step"] for row in history.validation] == [1, 2, 3, 4, 5]
+    assert all(torch.equal(v, editor.state_dict()[k]) for k, v in plain.state_dict().items())
+    x = x / 127.5 - 1
+    own = brightness(x)
+    with torch.no_grad():
+        edited, same = (editor(x, own, request)["edited"].clamp(-1, 1) for request in (y, own))
+        back = editor(edited, y, own)["edited"].clamp(-1, 1)
+    last = history.validation[-1]
+    close(torch.tensor([last["units"], last["cycle"], last["same"]]),
+          torch.stack([(brightness(edited) - y).abs().mean(), (back - x).abs().mean(), (same - x).abs().mean()]), 1e-4)
+
+
+def test_a_curve_is_flat_where_its_last_fifth_gains_nothing():
+    rows = lambda values: [{"step": i, "units": v} for i, v in enumerate(values)]
+    assert gains(rows([4.] * 5 + [2.] * 5))["units"] == 0
+    assert gains(rows([4.] * 8 + [3.] * 2))["units"] == 0.25
+    assert gains(rows([1.] * 8 + [2.] * 2))["units"] == -1
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_the_critic_takes_its_steps_before_the_editor(n, monkeypatch):
+    taken, step = [], AdversarialTask.critic_step
+    def counted(self, *args):
+        taken.append(0)
+        return step(self, *args)
+    monkeypatch.setattr(AdversarialTask, "critic_step", counted)
+    toy_run(config=dict(steps=2, critic_steps=n))
+    assert len(taken) == 2 * n
+
+
+def test_icface_needs_an_identity_network():
+    with pytest.raises(InputError, match="ICface compares embeddings: give an identity network"):
+        toy_run("ICface")
+    _, history = toy_run("ICface", identity=lambda x: F.normalize(x.mean((2, 3)) + 2, dim=1))
+    assert all(0 <= row["identity"] <= 2 for row in history.rows)
+
+
+def test_varied_pairs_stay_pairs():
+    torch.manual_seed(0)
+    x, draw = torch.rand(4, 3, 32, 32) * 2 - 1, torch.rand(4, 8) * 2 - 1
+    close(vary(x, 0 * draw, 0.1), x, 1e-5)
+    changed = vary(x, draw, 0.1)
+    assert (changed - x).abs().mean() > 0.02 and changed.abs().max() <= 1
+    codes = Codes(torch.zeros(8, 1, 1), torch.zeros(8, 12), torch.zeros(8, dtype=torch.long), None,
+                  torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8).expand(8, -1, -1, -1))
+    batch = PicturePairs(codes, 4, augment=0.1).next_batch()
+    assert torch.equal(batch["x_source"], batch["x_target"])   # one picture, drawn twice: both frames are changed alike
+    assert not torch.equal(batch["x_source"][0], batch["x_source"][1])
 
 
 def test_slim_networks_have_fewer_weights():

@@ -325,6 +325,15 @@ def codes():
     return Codes(w, torch.randint(6, (180, 12), generator=g).float(), person)
 
 
+def test_people_that_are_not_contiguous_are_refused(codes):
+    """Frames are found by a person's first frame: with mixed people, pairs would show somebody else."""
+    order = torch.randperm(180, generator=torch.Generator().manual_seed(0))
+    mixed = Codes(codes.w[order], codes.y[order], codes.person[order])
+    for call in (mixed.labels, mixed.first, mixed.spans, lambda: PairBatches(mixed)):
+        with pytest.raises(InputError, match="frames of a person must follow one another"): call()
+    assert list(Codes(codes.w.flip(0), codes.y, codes.person.flip(0)).first().values()) == [150, 120, 90, 60, 30, 0]   # any order of people
+
+
 def batch(codes, rendered=0, **config):
     return PairBatches(codes, BatchConfig(**config), rendered, seed=3).next_batch()
 
@@ -353,6 +362,40 @@ def test_mirrored_pairs(codes):
     assert torch.equal(turned["w_source"], -plain["w_source"]) and torch.equal(turned["picture"], plain["picture"].flip(3))
     assert plain["picture"].shape == (4, 3, 1, 4) and plain["picture"].min() >= -1 and plain["picture"].max() <= 1
     assert "picture" not in batch(both)
+
+
+def test_requests_in_place_of_target_frames(codes):
+    plain, made = (PairBatches(codes, BatchConfig(interpolation=0., label_noise=0., requests=n), 4, seed=3) for n in (0, 8))
+    one, two = plain.next_batch(), made.next_batch()
+    without = two["w_target"].isnan().flatten(1).all(1)
+    assert without.tolist() == [4 <= k < 12 for k in range(32)]        # behind the pairs that are synthesised
+    assert not two["w_target"][~without].isnan().any()
+    for key in ("w_source", "w_target", "y_target"): assert torch.equal(one[key][12:], two[key][12:]) and torch.equal(one[key][:4], two[key][:4])
+    frames = [int((codes.w == w).flatten(1).all(1).nonzero()[0]) for w in two["w_source"]]
+    assert torch.equal(two["y_source"], codes.y[frames])               # the labels belong to the source that is shown
+    assert (two["y_target"][4:12] > 5).any() or (two["y_target"][4:12] < 0).any() or not torch.equal(two["y_target"], one["y_target"])
+    many = PairBatches(codes, BatchConfig(pairs=600, requests=600, interpolation=0.), seed=1)
+    calm = torch.cat([torch.stack([codes.w[k] for k in own]) for own in many.calm])
+    shown = many.next_batch()
+    share = (shown["w_source"][:, None] == calm[None]).flatten(2).all(2).any(1).float().mean()
+    assert 0.45 < share < 0.7 and shown["w_target"].isnan().all()      # half of them on a calm frame
+    assert len(calm) == 6 * 3
+
+
+def test_requests_of_partly_labelled_people_resume(codes):
+    unknown = codes.y.clone()
+    unknown[:, 4], unknown[:30] = torch.nan, torch.nan
+    some = Codes(codes.w, unknown, codes.person)
+    one = PairBatches(some, BatchConfig(requests=6), seed=3)
+    one.next_batch()
+    saved, expected = one.state_dict(), one.next_batch()
+    assert expected["y_target"][:6].isfinite().all()
+    fresh = PairBatches(some, BatchConfig(requests=6), seed=9)
+    fresh.load_state_dict(saved)
+    assert torch.equal(fresh.next_batch()["asked"], expected["asked"]) or expected["asked"].isnan().any()
+    again = PairBatches(some, BatchConfig(requests=6), seed=3)
+    again.next_batch()
+    assert torch.equal(again.next_batch()["asked"].nan_to_num(-9), expected["asked"].nan_to_num(-9))
 
 
 def test_batches_resume(codes):

@@ -288,7 +288,9 @@ def adversarial_run(kind):
     def run(device, estimator=None):
         model = tiny_model()
         config = AdversarialConfig(steps=3, batch=4, critic_width=4, critic_depth=3)
-        editor, history, _ = fit_baseline(kind, codes_of(model), estimator or model.au_net, config, device=device, width=4, fold=2)
+        people = (lambda x: torch.nn.functional.normalize(x.mean((2, 3)) + 2, dim=1))
+        editor, history, _ = fit_baseline(kind, codes_of(model), estimator or model.au_net, config, device=device, identity=people,
+                                          width=4, fold=2)
         return editor.state_dict(), history.rows
     return run
 
@@ -312,7 +314,7 @@ def test_a_trainer_runs_on_another_device_and_gives_the_same(away, full_precisio
     assert set(full_precision) == {AWAY.type}
     assert weights.keys() == there.keys() and not any(isinstance(value, Away) for value in there.values())   # at home again
     if kind in BASELINES:   # sums run in another order where pictures are in another order in memory
-        assert rows[0] == pytest.approx(rows_there[0], rel=1e-4, abs=1e-6)
+        assert rows[0] == pytest.approx(rows_there[0], rel=1e-4, abs=1e-5)   # an adversarial term is a difference of means near 0
     else: assert rows == rows_there and all(torch.equal(value, there[name]) for name, value in weights.items())
 
 
@@ -373,12 +375,13 @@ def test_half_precision_is_near(faces, dtype, least, most):
     edited = exact.edit_codes(w, request), half.edit_codes(w, request)
     pictures = exact.synthesize(edited[0]), half.synthesize(edited[0])
     results = [half.invert(faces), edited[1], half.estimate_codes(w), torch.from_numpy(half.read(faces)), torch.from_numpy(half.embed(faces))]
+    def readings(model, x): return model.read(x, raw=True)   # a calibration would stretch differences
     assert half.inverter.generator.dtype == half.evaluator.dtype == half.editor.dtype == dtype
     assert {r.dtype for r in results} == {torch.float32} and pictures[1].dtype == np.uint8 and all(r.isfinite().all() for r in results)
     psnr = evaluation.psnr(*pictures)
-    reading, cosine = abs(exact.read(faces) - half.read(faces)), (exact.embed(faces) * half.embed(faces)).sum(1)
+    reading, cosine = abs(readings(exact, faces) - readings(half, faces)), (exact.embed(faces) * half.embed(faces)).sum(1)
     spread = exact.editor.spread
-    shown, moved = abs(exact.read(pictures[0]) - exact.read(pictures[1])), ((edited[0] - edited[1]) / spread).abs().max()
+    shown, moved = abs(readings(exact, pictures[0]) - readings(exact, pictures[1])), ((edited[0] - edited[1]) / spread).abs().max()
     assert psnr.min() > least and max(reading.max(), shown.max()) < most and cosine.min() > 0.999
     edits = [model.edit(faces[0], {"AU12": 4}) for model in (exact, half)]   # encoder, editor and generator together
     for model in (exact, half): model.inverter.steps = 30

@@ -217,3 +217,97 @@ def test_expression_transfer(world, trained):
     before, after = ((world.measure(code, person) - target).abs().mean() for code in (w, swapped))
     assert after < 0.5 * before
     assert trained.edit_like(w[:6], w[:1]).shape == (6, 4, 32)
+
+
+# the gain
+
+GAIN = torch.tensor([0., 2., 3., 4.5, 6., 7., 7.2, 7.4]).repeat(12, 1)
+GAIN[4] = torch.tensor([0., 2.3, 3.7, 6.8, 9., 9.2, 9.4, 9.6])
+GAIN[0] = torch.tensor([0., 1.1, 1.9, 2.8, 3.7, 4.8, 7., 7.2])     # below the request in places
+
+
+@pytest.fixture
+def gained(net):
+    net = net.without_gain()
+    net.response = GAIN.clone()
+    return net
+
+
+def test_what_the_source_shows_is_left_with_a_gain(gained, codes):
+    for request in (gained.estimate(codes), gained.read(codes)[1], torch.full((12,), torch.nan)):
+        close(gained.edit(codes, request), codes)
+    close(gained.edit_like(codes, codes), codes)
+    target = torch.rand(6, 12) * 5
+    close(gained.edit(codes, target, source=target), codes)
+    some = torch.where(torch.rand(6, 12) < 0.5, torch.nan, target)      # part of the source is known
+    close(gained.edit(codes, some, source=some), codes)
+
+
+def test_known_sources_have_no_gain_and_targets_have(gained, codes):
+    z, source, target = gained.read(codes)[0], torch.full((6, 12), 1.), torch.full((6, 12), 4.)
+    wanted = gained.psi_enc(GAIN[:, 4].expand(6, -1)) - gained.psi_enc(source)
+    close(gained.edit(codes, target, source=source) - codes, gained.displacement(z, wanted))
+
+
+def test_requests_rise_whatever_the_source_shows(gained):
+    ramp = torch.linspace(-3, 9, 481)[:, None].expand(-1, 12)
+    for own in (-1., 0., 0.3, 2., 3.1, 4., 5., 6.5):
+        taken = gained.with_gain(ramp, torch.full((481, 12), own))
+        assert (taken.diff(dim=0) >= -1e-6).all()
+        assert (taken[ramp < own] <= own + 1e-6).all() and (taken[ramp > own] >= own - 1e-6).all()
+        close(gained.with_gain(torch.full((1, 12), own), torch.full((1, 12), own)), torch.full((1, 12), own))
+    close(gained.with_gain(torch.tensor([[2.5] * 12]), torch.zeros(1, 12))[0], (GAIN[:, 2] + GAIN[:, 3]) / 2)
+    close(gained.with_gain(torch.tensor([[-2.] * 12]), torch.zeros(1, 12))[0], -2 * GAIN[:, 1])
+    close(gained.with_gain(torch.tensor([[9.] * 12]), torch.zeros(1, 12))[0], GAIN[:, 7] + 2 * (GAIN[:, 7] - GAIN[:, 6]))
+
+
+def test_transfer_has_the_gain_of_its_request(gained, codes):
+    close(gained.edit_like(codes[:3], codes[3:]), gained.edit(codes[:3], gained.estimate(codes[3:])))
+    close(gained.edit_like(codes, codes[:1]), gained.edit(codes, gained.estimate(codes[:1])[0]))
+
+
+def test_a_gain_is_stored_with_the_weights(gained, net, codes, tmp_path):
+    from safetensors.torch import load_file, save_file
+    save_file({k: v.contiguous() for k, v in gained.state_dict().items()}, tmp_path / "editor.safetensors")
+    state, target = load_file(tmp_path / "editor.safetensors"), torch.rand(6, 12) * 5
+    back = AUEditNet.from_state_dict(state)
+    close(back.edit(codes, target), gained.edit(codes, target))
+    state["response"].zero_()                                          # the network has tensors of its own
+    assert torch.equal(back.response, GAIN)
+    assert AUEditNet.from_state_dict(net.state_dict()).response is None
+    assert back.load(net.state_dict()).response is None
+    for wrong in (GAIN[:, :6], GAIN.flip(1), GAIN * torch.nan):
+        with pytest.raises(InputError, match="response"):
+            AUEditNet.from_state_dict(net.state_dict() | {"response": wrong})
+
+
+def test_without_gain_is_the_same_editor(gained, net, codes):
+    target, plain = torch.rand(6, 12) * 5, gained.without_gain()
+    assert plain.response is None and gained.response is not None and plain.config == gained.config
+    assert plain.levels.base is gained.levels.base
+    close(plain.edit(codes, target), net.edit(codes, target))
+    assert (plain.edit(codes, target) - gained.edit(codes, target)).abs().max() > 0.01
+
+
+def test_a_gain_in_half_precision_and_one_that_is_set_late(gained, codes):
+    half, target = AUEditNet.from_state_dict(gained.state_dict()).half(), torch.rand(6, 12) * 5
+    assert half.response.dtype == torch.float16
+    half.response = GAIN                                               # of another precision than the network
+    edited = half.edit(codes, target)
+    assert edited.dtype == torch.float16
+    close(edited.float(), gained.edit(codes, target), 0.1)
+
+
+def test_gain_of_other_editors(world, codes):
+    from aueditnet.baselines.latent_editors import IndependentLevels, LinearEditor, ReDirTrans, SingleBranch
+    target = torch.full((6, 12), 4.)
+    for kind in (SingleBranch, IndependentLevels, ReDirTrans):
+        torch.manual_seed(0)
+        editor = kind(4, 32).standardise(world.w).eval().requires_grad_(False)
+        before = editor.edit(codes, target)
+        editor.response = GAIN
+        assert (editor.edit(codes, target) - before).abs().max() > 1e-4
+        if kind is ReDirTrans: close(editor.edit(codes, target, source=target), codes, 1e-4)
+    linear = LinearEditor(4, 32).fit(world.w, world.y, world.person)
+    linear.response = GAIN
+    close(linear.edit(codes, linear.estimate(codes)), codes, 1e-4)

@@ -290,3 +290,27 @@ def test_paired_differences_are_certain_where_values_are_not():
     assert better["identity_inversion"] == Measurement(0, 0, 0)
     assert better["icc_a"].value == pytest.approx(summarise(data, good)["icc_a"].value - summarise(data, poor)["icc_a"].value)
     assert "icc_b" not in better and "colour" not in better
+
+
+class Dull:
+    """Reads 0 to 5 as 0 to 2.5, and knows it."""
+    def __call__(self, x): return toy_evaluator(x) / 2
+
+    def calibrated(self, readings): return readings * 2
+
+
+def test_reports_have_calibrated_and_raw_readings(tmp_path, frames):
+    dull = TOY.with_parts(evaluator=Dull())
+    picture = frames.pictures[:3]
+    np.testing.assert_allclose(dull.read(picture), TOY.read(picture))
+    np.testing.assert_allclose(dull.read(picture, raw=True), TOY.read(picture) / 2)
+    np.testing.assert_allclose(dull.read(picture, Dull()), dull.read(picture))
+    report = evaluate(dull, frames, {}, n=20)
+    truth = report.systems["ground truth"]
+    assert truth["mae_a"].value < 0.05 < 0.1 < truth["mae_a_raw"].value
+    assert truth["icc_a"].value > 0.99 > truth["icc_a_raw"].value
+    for measure in ("icc", "mae"): assert truth[f"{measure}_b_raw"] == truth[f"{measure}_b"]   # nothing to calibrate there
+    report.save(tmp_path / "table.csv")
+    assert ",icc_a_raw,icc_a_raw_low," in (tmp_path / "table.csv").read_text().splitlines()[0]
+    np.testing.assert_allclose(report.readings["ground truth"]["a_raw"] * 2, report.readings["ground truth"]["a"])
+    assert sum(str(cell) == "not calibrated" for cell in report.table().columns[0].cells) == 2

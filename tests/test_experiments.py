@@ -10,9 +10,10 @@ import torch
 
 from aueditnet.data import DISFA, Codes
 from aueditnet.editor import ToyWorld
-from aueditnet.evaluation import EvaluationSet
-from aueditnet.experiments import ablations, benchmark, co_occurrence, comparison, cross_validation, domain_shift, external_validation
+from aueditnet.evaluation import EvaluationSet, icc31, off_diagonal, summarise
+from aueditnet.experiments import ablations, benchmark, co_occurrence, comparison, cross_validation, domain_shift, external_validation, response
 from aueditnet.facs import AUS
+from aueditnet.files import weights
 from aueditnet.files.errors import InputError
 from aueditnet.files.io import data_dir
 from aueditnet.files.reports import Measurement, Report
@@ -117,6 +118,87 @@ def test_both_spaces_on_one_table(model):
     assert len(table.splitlines()) == 2 + len(report.systems) and "nan" not in table
 
 
+def readings(rng, n, people, shift=0.):
+    return {"a": rng.uniform(0, 5, (n, 12)) + shift, "leak": rng.normal(0, 1, (people, 12, 12))}
+
+
+def edits_of(subjects, rng, each=4):
+    """An evaluation set of some subjects without pictures."""
+    who = np.repeat(subjects, each)
+    rows = np.zeros(len(who), int)
+    neutral = {s: 0 for s in subjects}
+    return EvaluationSet(np.zeros((1, 4, 4, 3), np.uint8), rows, rows, rng.uniform(0, 5, (len(who), 12)), who, neutral)
+
+
+def test_folds_are_pooled_over_people():
+    """The pooled values are those of all edits together; differences are paired, intervals are over all people."""
+    rng = np.random.default_rng(0)
+    sets = [edits_of(subjects, rng) for subjects in (["a", "b", "c"], ["d", "e"])]
+    found = [{"AUEditNet": readings(rng, len(s.labels), len(s.neutral)), "other": readings(rng, len(s.labels), len(s.neutral)),
+              "ground truth": {"a": s.labels}} for s in sets]
+    pool = comparison.pooled(sets, [Report({}, {}, readings=part) for part in found], "AUEditNet", n=50)
+    assert pool.settings == {"edits": 20, "subjects": ["a", "b", "c", "d", "e"]} and list(pool.differences) == ["other"]
+    joined = {name: {key: np.concatenate([part[name][key] for part in found]) for key in found[0][name]} for name in found[0]}
+    labels = np.concatenate([s.labels for s in sets])
+    icc = {name: icc31(labels, part["a"]).mean() for name, part in joined.items()}
+    assert {name: m["icc_a"].value for name, m in pool.systems.items()} == pytest.approx(icc)
+    assert pool.differences["other"]["icc_a"].value == pytest.approx(icc["other"] - icc["AUEditNet"])
+    assert pool.systems["other"]["leakage"].value == pytest.approx(off_diagonal(joined["other"]["leak"].mean(0)))
+    table = comparison.comparison_table({"frames": pool})
+    assert table.startswith("| 20 edits of frames | ICC, evaluator A |") and "grid" not in table and "zero edit" not in table
+    assert len(comparison.difference_table({"frames": pool}).splitlines()) == 3
+
+
+def test_pseudo_labels_are_compared_with_labelled_frames():
+    rng = np.random.default_rng(0)
+    data = edits_of(["a", "b", "c"], rng)
+    exact, off = ({"a": data.labels + shift} for shift in (0., 1.))
+    found = {"linear": off, "linear, pseudo-labels": exact, "AUEditNet": exact, "AUEditNet, pseudo-labels": off, "Ling": off}
+    report = Report({name: summarise(data, part, n=20) for name, part in found.items()}, {}, readings=found)
+    more = comparison.supervision(report, data, 20).differences
+    assert {name: m["mae_a"].value for name, m in more.items()} == pytest.approx({"linear, pseudo-labels": -1, "AUEditNet, pseudo-labels": 1})
+
+
+def test_systems_are_trained_once(codes, model, tmp_path, monkeypatch):
+    """A run is named by its data, budget and fold; what is trained is found."""
+    monkeypatch.setattr(cross_validation, "frozen_networks", lambda model: {})
+    monkeypatch.setattr(cross_validation, "fit_gain", lambda model, codes, editor: setattr(editor, "response", torch.arange(8.).repeat(12, 1) * 2))
+    def train(name, codes=codes, fold="P1", steps=2): return cross_validation.train_system(name, fold, codes, model, tmp_path, steps)
+    files = [train("linear"), train("AUEditNet"), train("AUEditNet", steps=3), train("AUEditNet", fold="P2"),
+             train("AUEditNet", replace(codes, y=codes.y + 1)), train("single branch"), train("AUEditNet, counterfactual")]
+    assert len(set(files)) == 7 and not list(tmp_path.rglob("checkpoint.pt"))
+    monkeypatch.setattr(cross_validation, "fit_editor", None)
+    assert train("AUEditNet") == files[1]
+    header = weights.load(files[1])[1]
+    assert (header["steps"], header["frames"], header["fold"]) == (2, len(codes.y), "P1") and set(header["terms"]) > {"latent"}
+    for name, file in zip(("linear", "AUEditNet"), files):
+        editor = cross_validation.load_system(name, file)
+        assert editor.edit(codes.w[:2], torch.zeros(12)).shape == codes.w[:2].shape and editor.response[0, 5] == 10
+
+
+def test_every_fold_has_its_own_networks_and_people(monkeypatch, tmp_path):
+    """Image-space editors and pseudo-labels for P3 only; the bundled AUEditNet where the budget is its own."""
+    trained = []
+    def train(name, fold, codes, model, out, steps):
+        trained.append((name, fold, codes, model))
+        return tmp_path / name
+    monkeypatch.setattr(cross_validation, "train_system", train)
+    monkeypatch.setattr(cross_validation, "fold_estimator", lambda data, fold: f"estimator of {fold}")
+    monkeypatch.setattr(cross_validation, "fold_model", lambda au: au)
+    monkeypatch.setattr(cross_validation, "check_estimator", lambda *_: None)
+    monkeypatch.setattr(cross_validation, "training_codes", lambda system, model, dataset, fold: (system.data, fold))
+    monkeypatch.setattr(cross_validation.weights, "load", lambda file: (None, {"steps": 1, "seconds": 1}))
+    systems = cross_validation.SYSTEMS
+    files = cross_validation.fold_files("P3", systems)
+    assert list(files) == list(systems) and files["AUEditNet"] == "heads128-editor" and len(trained) == len(systems) - 1
+    cross_validation.fold_files("P3", ["AUEditNet"], steps=7)
+    assert trained[-1][:2] == ("AUEditNet", "P3")   # another budget: another editor
+    trained.clear()
+    assert list(cross_validation.fold_files("P1", systems)) == cross_validation.in_three_folds() == [name for name, *_ in trained]
+    assert not set(cross_validation.in_three_folds()) & {"GANimation", "Ling", "ICface", "linear, pseudo-labels", "AUEditNet, counterfactual"}
+    assert all(run == (run[0], "P1", (systems[run[0]].data, "P1"), "estimator of P1") for run in trained)
+
+
 def test_estimator_of_a_fold(tmp_path):
     data = data_dir() / "synthdisfa"
     au = cross_validation.fold_estimator(data, "P1", tmp_path, steps=12, start=None)
@@ -208,3 +290,61 @@ def test_a_case_that_does_not_run_is_a_line_of_the_table():
     assert "no such case" in lost["problem"]
     line = benchmark.row(lost)
     assert "did not run" in line and line.count("|") == len(benchmark.HEADER) + 1
+
+
+def test_responses_of_known_readers():
+    """An evaluator that reads the brightness: the summary names curves, errors and falls."""
+    def pictures(k, value): return np.array([[k, value, face] for face in (-1, 0, 1)])
+    def read(x, evaluator, raw=False):
+        found = np.zeros((3, 12))
+        found[:, x[0, 0]] = x[:, 1] * (1.1 if raw else 1) + evaluator + x[:, 2]
+        if x[0, 0] == 2: found[:, 2] = np.minimum(found[:, 2], 9 - x[:, 1])   # AU4 falls again
+        return found
+    model = SimpleNamespace(evaluator=0, evaluator_b=0.5, read=read)
+    found = response.responses(model, pictures)
+    assert set(found) == {"a", "b", "a_raw", "b_raw"} and all(v.shape == (3, 12, 10) for v in found.values())
+    m = response.summarise_responses(found, ["x", "y", "z"], n=100)
+    assert (m["a 3"].by_au["AU1"], m["a 3"].low, m["a 3"].high) == (3, 2, 4) and m["b 3"].by_au["AU1"] == 3.5
+    assert m["worst a"].by_au["AU1"] == 0 and m["worst a_raw"].by_au["AU1"] == pytest.approx(0.5)
+    assert m["fall a"].by_au["AU1"] == -1 and m["fall a"].value == m["fall a"].by_au["AU4"] > 0
+    assert m["r2 a"].by_au["AU1"] == pytest.approx(1) and m["error b"].value == pytest.approx(0.5, abs=0.2)
+    record = {"edits": Report({"AUEditNet": m}, {"requested": response.AT}), "renders": Report({}, {"requested": (0, 1)})}
+    table = response.response_table(record).splitlines()
+    assert len(table) == 3 and table[0].startswith("| requested, evaluator A | -2 |") and "(AU4)" in table[2]
+
+
+def test_full_size_is_one_flag(model, tmp_path, monkeypatch, capsys):
+    """The published settings with a stand-in of two steps; the header of the weights has the validation curve."""
+    import runpy
+    import sys
+    torch.set_num_threads(1)
+    full = cross_validation.FULL_SIZE
+    assert (full["GANimation"].batch, full["GANimation"].lr, full["GANimation"].critic_steps) == (25, 1e-4, 5)
+    assert (full["Ling"].batch, full["Ling"].lr, full["Ling"].critic_steps) == (16, 1e-4, 4)
+    assert all((c.critic_width, c.critic_depth, c.augment) == (64, 6, 0) for c in full.values())
+    assert cross_validation.FULL == dict(width=64, fold=1)
+    pictures = torch.randint(0, 256, (8, 3, 128, 128), dtype=torch.uint8)
+    few = Codes(torch.zeros(8, 1, 1), torch.arange(8.)[:, None].expand(-1, 12) % 6, torch.arange(8) // 4, None, pictures)
+    monkeypatch.setattr(cross_validation, "training_codes", lambda *args: few)
+    monkeypatch.setattr(cross_validation, "validation_faces", lambda codes: (pictures[:2], few.y[:2]))
+    monkeypatch.setattr(cross_validation, "FULL", dict(width=4, fold=1))
+    stand_in = dict(steps=2, batch=2, critic_width=4, critic_depth=3)
+    monkeypatch.setattr(cross_validation, "FULL_SIZE", {name: replace(config, **stand_in) for name, config in full.items()})
+    for name in full:
+        state, header = weights.load(cross_validation.train_full_size(name, out=tmp_path))
+        assert header["sizes"].items() >= dict(width=4, fold=1).items() and header["steps"] == 2
+        assert [row["step"] for row in header["validation"]] == [1, 2]
+    with pytest.raises(InputError, match="'linear': not one of GANimation, Ling, ICface"):
+        cross_validation.train_full_size("linear")
+    monkeypatch.setattr(sys, "argv", ["cross_validation", "AUEditNet", "--full-size"])
+    with pytest.raises(InputError, match="'AUEditNet': not one of"):   # the flag reaches `train_full_size`
+        runpy.run_module("aueditnet.experiments.cross_validation", run_name="__main__")
+
+
+def test_validation_faces_are_people_of_no_fold():
+    codes = Codes(torch.zeros(40, 1, 1), torch.rand(40, 12), torch.zeros(40), None, torch.zeros(40, 3, 32, 32, dtype=torch.uint8))
+    pictures, requests = cross_validation.validation_faces(codes, 3)
+    assert pictures.shape == (3, 3, 32, 32) and pictures.dtype == torch.uint8
+    assert all((request == codes.y).all(1).any() for request in requests)   # intensities of training frames
+    again, _ = cross_validation.validation_faces(codes, 2)
+    assert torch.equal(again, pictures[:2]) and not torch.equal(pictures[0], pictures[1])

@@ -55,3 +55,29 @@ def test_vectors_refuse(call):
 
 def test_an_input_error_is_a_value_error():
     assert issubclass(InputError, ValueError)
+
+
+def test_requests_as_users_make_them():
+    from aueditnet.facs import N_DRAWS, REQUESTED, draw_requests
+    rng = np.random.default_rng(0)
+    y, draw = rng.integers(0, 6, (4000, 12)).astype(float), rng.random((4000, N_DRAWS))
+    asked = draw_requests(y, draw)
+    assert asked.shape == (4000, 12) and asked.dtype == np.float32
+    assert REQUESTED[0] <= asked.min() < -0.9 and 6.4 < asked.max() <= REQUESTED[1]
+    one, alone, emotion, removed = (asked[(low <= draw[:, 0]) & (draw[:, 0] < high)] for low, high in ((0, .4), (.4, .6), (.6, .8), (.8, 1)))
+    assert 0.35 < len(one) / 4000 < 0.45 and ((one != y[draw[:, 0] < .4]).sum(1) <= 1).all()
+    assert ((alone != 0).sum(1) <= 1).all() and (alone != 0).any(0).all()
+    assert (emotion >= 0).all() and not emotion[:, [AUS.index("AU17"), AUS.index("AU25")]].any()
+    assert ((removed == y[draw[:, 0] >= .8]) | (removed == 0)).all() and (removed.sum(1) < y[draw[:, 0] >= .8].sum(1)).any()
+
+
+def test_requests_at_the_edges():
+    from aueditnet.facs import N_DRAWS, draw_requests
+    assert draw_requests(np.zeros((0, 12)), np.zeros((0, N_DRAWS))).shape == (0, 12)
+    last = np.full((3, N_DRAWS), 1 - 1e-12)     # rounds to 1 in float32
+    last[:, 0] = 0.1, 0.5, 0.7
+    assert np.isfinite(draw_requests(np.zeros((3, 12)), last)).all()
+    kept = draw_requests(np.full((1, 12), np.nan), np.zeros((1, N_DRAWS)))
+    assert np.isnan(kept).sum() == 11           # a kept AU without a label
+    with pytest.raises(InputError, match="do not go together"):
+        draw_requests(np.zeros((2, 12)), np.zeros((3, N_DRAWS)))

@@ -10,8 +10,9 @@ from torch.nn import functional as F
 
 from aueditnet.files.errors import InputError, PhotoExtraMissing
 from aueditnet.files.latents import LatentCache
-from aueditnet.inversion import (Encoder, Inverter, StyleHead, bands, complete_basis, face_weight, gradient_eigenbasis, invert, open_source,
+from aueditnet.inversion import (Encoder, Inverter, StyleHead, bands, complete_basis, face_weight, gradient_eigenbasis,
                                  pyramid_loss, refine, run_heads, to_tensor, to_uint8)
+from aueditnet.runs.folders import invert, open_source
 from aueditnet.stylegan2 import Generator
 
 near = torch.testing.assert_close

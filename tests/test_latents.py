@@ -271,7 +271,7 @@ def test_pictures_without_a_code(tmp_path):
             LatentCache(tmp_path / name)
 
 
-# A folder or a video: `inversion.invert`
+# A folder or a video: `runs.folders.invert`
 
 @pytest.fixture(scope="module")
 def small():
@@ -300,7 +300,7 @@ def album(tmp_path):
 
 def test_a_folder_whose_content_changes_is_refused(album, small, tmp_path):
     from aueditnet.files.errors import InputError
-    from aueditnet.inversion import invert
+    from aueditnet.runs.folders import invert
 
     def inverted():
         return invert(album, tmp_path / "codes", small, align=False)
@@ -322,7 +322,7 @@ def test_a_folder_whose_content_changes_is_refused(album, small, tmp_path):
 
 def test_unusable_sources(album, small, tmp_path):
     from aueditnet.files.errors import InputError
-    from aueditnet.inversion import invert
+    from aueditnet.runs.folders import invert
     (tmp_path / "empty").mkdir()
     for source, says in ((album / "none", "no such folder"), (album / "crop0.png", "is one picture"), (album / "notes.txt", "notes.txt: "),
                          (tmp_path / "empty", "no pictures")):
@@ -333,7 +333,7 @@ def test_unusable_sources(album, small, tmp_path):
 def test_without_a_detector_nothing_is_recorded(album, small, tmp_path, monkeypatch):
     from aueditnet.files.errors import InputError, PhotoExtraMissing
     from aueditnet.files.latents import LatentCache
-    from aueditnet.inversion import invert
+    from aueditnet.runs.folders import invert
 
     def missing(*args, **kwargs):
         raise PhotoExtraMissing("needs dlib")
@@ -347,18 +347,18 @@ def test_without_a_detector_nothing_is_recorded(album, small, tmp_path, monkeypa
 def test_frames_of_a_video(small, tmp_path, monkeypatch):
     """A video brings no landmarks: every frame is aligned by the detector."""
     pytest.importorskip("dlib")
-    from aueditnet import inversion
+    from aueditnet.runs import folders
     from aueditnet.align import cut_face
     from aueditnet.files.io import data_dir
 
-    class Few(inversion.Video):
+    class Few(folders.Video):
         def __len__(self):
             return 5
-    monkeypatch.setattr(inversion, "Video", Few)
+    monkeypatch.setattr(folders, "Video", Few)
     video = next((data_dir() / "synthdisfa").glob("Video*/*SN003*"))
-    cache = inversion.invert(video, tmp_path / "codes", small, align=True, shard=3)
+    cache = folders.invert(video, tmp_path / "codes", small, align=True, shard=3)
     assert cache.frames.tolist() == list(range(5)) and cache.manifest["names"][1] == f"{video.name} frame 1"
-    crop = cut_face(inversion.Video(video).frame(4), 32, small.zoom, True)
+    crop = cut_face(folders.Video(video).frame(4), 32, small.zoom, True)
     assert np.allclose(cache[4].numpy(), small.invert(crop)[0].numpy(), atol=1e-4)
 
 

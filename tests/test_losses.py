@@ -6,8 +6,9 @@ import torch
 from torch.nn import functional as F
 
 from aueditnet.editor import AUEditNet, ToyWorld, ridge
+from aueditnet.files.errors import InputError
 from aueditnet.inversion import pyramid_loss
-from aueditnet.losses import EditLoss, LossConfig, au_error, perceptual_distance
+from aueditnet.losses import EditLoss, LossConfig, au_error, block_means, perceptual_distance
 
 torch.set_num_threads(1)
 EVERYTHING = LossConfig(perceptual=1., light=0., size=16, rendered=16)
@@ -157,3 +158,47 @@ def test_perceptual_distance():
 def test_pyramid_loss_falls_on_the_way(world):
     a, b = world.synthesize(world.w[:1], 64), world.synthesize(world.w[40:41], 64)
     assert pyramid_loss(a, a) == 0 and pyramid_loss(a, b) > pyramid_loss(a, (a + b) / 2) > 0
+
+
+def test_terms_that_would_see_no_picture_are_errors(networks):
+    """`rendered=0` is refused while a weight asks for a target picture; the terms without one work on unseen pairs alone."""
+    asked = replace(EVERYTHING, rendered=0, unseen=16)
+    with pytest.raises(InputError, match="pixels, perceptual would see no picture with rendered=0, unseen=16"):
+        EditLoss(asked, **networks).check(32)
+    with pytest.raises(InputError, match="pixels, identity, au_image would see no picture with rendered=0, unseen=0"):
+        EditLoss(replace(asked, perceptual=0., unseen=0), **networks).check(32)
+    EditLoss(replace(asked, pixels=0., perceptual=0.), **networks).check(16)
+    EditLoss(asked).check(1)      # without networks there are no pictures
+    with pytest.raises(InputError, match="loss.rendered . loss.unseen is 32, more than the 31 pairs of a batch"):
+        EditLoss(EVERYTHING, **networks).check(31)
+
+
+def test_blocks_have_one_size_on_the_face():
+    x = torch.randn(1, 3, 40, 40)
+    assert block_means(x).shape[2:] == (4, 4) and block_means(x, 1.).shape[2:] == (5, 5) and block_means(x, 2.5).shape[2:] == (2, 2)
+
+
+def test_requests_without_a_target_frame(net, batch, networks):
+    """Pairs whose target code is NaN: they have no latent term, and intensities outside 0 to 5 none of the estimator on pictures."""
+    made = batch | {"w_target": batch["w_target"].clone(), "y_target": batch["y_target"].clone()}
+    made["w_target"][16:20], made["y_target"][16:20] = torch.nan, 6.5
+    config = replace(EVERYTHING, unseen=8)
+    for p in net.parameters(): p.grad = None
+    out = net(made["w_source"], made["y_target"])
+    total, terms = EditLoss(config, **networks)(out, made)
+    total.backward()
+    assert all(v.isfinite() for v in terms.values()) and all(p.grad.isfinite().all() for p in net.parameters())
+    kept = [k for k in range(32) if not 16 <= k < 20]
+    away = ((out["edited"] - batch["w_target"]) / batch["spread"])[kept]
+    assert terms["latent"] == pytest.approx(away.square().mean().item(), rel=1e-5)
+    with torch.no_grad():
+        seen = networks["au_net"](networks["synthesize"](out["edited"][:24], 16))[[*range(16), *range(20, 24)]]
+        assert terms["au_image"] == pytest.approx(((seen - batch["y_target"][[*range(16), *range(20, 24)]]) / 5).square().mean().item(), rel=1e-4)
+    nothing = EditLoss(LossConfig())(out, made | {"w_target": made["w_target"] * torch.nan})[1]
+    assert nothing["latent"] == 0
+
+
+def test_edits_that_are_no_numbers_are_seen(out, batch):
+    """A target that is not known does not count; an edit that is NaN must not hide behind it."""
+    broken = out | {"edited": torch.where(torch.arange(32)[:, None, None] == 3, torch.nan, out["edited"])}
+    assert EditLoss(LossConfig())(broken, batch)[1]["latent"].isnan()

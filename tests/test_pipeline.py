@@ -10,9 +10,10 @@ from PIL import Image
 from aueditnet.editor import AUEditNet
 from aueditnet.facs import AUS
 from aueditnet.files.errors import InputError
-from aueditnet.inversion import Encoder, Inverter
+from aueditnet.inversion import Encoder, Inverter, to_tensor
+from aueditnet.losses import perceptual_distance
 from aueditnet.pipeline import FaceModel, Pipeline, Pixels
-from aueditnet.recognition import IRSE50, AUNet
+from aueditnet.recognition import IRSE50, AUNet, IRSEBody, identity_crop
 from aueditnet.stylegan2 import Generator
 
 FACES = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
@@ -191,3 +192,38 @@ def test_an_edit_in_words_and_pictures(pipe, tmp_path):
     Path(tmp_path, "row.png").write_bytes(edit._repr_png_())
     assert Image.open(tmp_path / "row.png").width > 3 * 32
     assert set(edit.measured) == set(edit.source) == set(AUS) and -1 <= edit.identity <= 1
+
+
+def test_no_pictures_give_no_results(pipe):
+    """Every reading of zero pictures has the shape of the others."""
+    for none in (FACES[:0], []):
+        w = pipe.invert(none)
+        assert w.shape == (0, 8, 16) and pipe.synthesize(w).shape == (0, 32, 32, 3)
+        assert pipe.read(none).shape == (0, 12) and pipe.embed(none).shape == (0, 8) and pipe.distance(none, none).shape == (0,)
+        assert pipe.edit_codes(w, np.float32([4] * 12)).shape == w.shape and pipe.estimate_codes(w).shape == (0, 12)
+    assert pipe.edit_batch([], {"AU12": 4}) == pipe.edit_batch(FACES[:0]) == pipe.edit_batch(FACES[0], []) == []
+    with pytest.raises(InputError, match="2 pictures and 1 others"):
+        pipe.distance(FACES[:2], FACES[:1])
+
+
+def test_distances_are_seen_at_the_networks_own_side():
+    """A slim identity network made for 48 px gives the distance of its own pictures; ArcFace keeps its 112 px."""
+    torch.manual_seed(0)
+    for network, side in ((IRSE50((16, 16, 16, 16), (1, 1, 1), 8, 6), 48), (IRSE50((8, 8, 8, 8, 8), (1, 1, 1, 1), 8, 7), 112)):
+        network.eval()
+        model, seen = FaceModel(Pixels(128), identity_evaluator=network), []
+        network.input_layer.register_forward_hook(lambda module, x, out: seen.append(x[0].shape[-1]))
+        big = np.random.default_rng(1).integers(0, 256, (2, 128, 128, 3), np.uint8)
+        far = model.distance(big, big[::-1])
+        model.embed(big)
+        assert set(seen) == {side} == {network.side_in}
+        crops = [torch.nn.functional.adaptive_avg_pool2d(identity_crop(to_tensor(x), 1.25), side) for x in (big, big[::-1].copy())]
+        with torch.no_grad():
+            own = perceptual_distance(*([*IRSEBody.stages(network, x)] for x in crops))
+        assert_close(far, own.numpy(), eps=1e-5)
+
+
+@pytest.mark.parametrize("face", [0, -1, 1.5, "1", True, float("nan")])
+def test_numbers_that_no_face_has(pipe, face):
+    with pytest.raises(InputError, match="faces are numbered 1, 2, ..."):
+        pipe.edit(FACES[0], {"AU12": 4}, face=face)

@@ -17,9 +17,11 @@ from aueditnet.files.errors import InputError
 from aueditnet.files.io import sha256
 from aueditnet.inversion import to_tensor
 from aueditnet.pretraining import cards, landmark_network
-from aueditnet.pretraining.au_estimators import labelled_frames
+from aueditnet.evaluation import EvaluationSet
+from aueditnet.pretraining.au_estimators import EVALUATORS, fit_calibration, labelled_frames
 from aueditnet.pretraining.augment import Augment, PictureLoss, fit_network, picture_hash, predict
 from aueditnet.pretraining.cards import EARLIER, training_data, write_editor_card
+from aueditnet.recognition import AUNet
 from aueditnet.synth import identities
 from aueditnet.synth.identities import IdentitySet
 
@@ -128,7 +130,7 @@ def test_the_folder_of_a_set_is_named_by_pictures_of_several_people(monkeypatch,
     names = []
     monkeypatch.setitem(identities.SETS, "toy", (100, 100, 10))
     for changed in (None, other):
-        def rendered(seed, n): return np.array([(seed, i, 7 * ((seed, i) == changed)) for i in range(n)]), np.zeros((n, 12))
+        def rendered(seed, n, draw): return np.array([(seed, i, 7 * ((seed, i) == changed)) for i in range(n)]), np.zeros((n, 12))
         monkeypatch.setattr(identities, "render_identity", rendered)
         identities._set_hash.cache_clear()
         names.append(identities.set_folder("toy"))
@@ -176,7 +178,7 @@ def test_landmark_weights_survive_a_kill(tmp_path, monkeypatch):
     monkeypatch.setattr(landmark_network, "rendered_set", lambda name: None)
     monkeypatch.setattr(landmark_network, "set_folder", lambda name: tmp_path / name)
     monkeypatch.setattr(landmark_network, "identity_landmarks", lambda seed, n: np.zeros((n, 68, 2)))
-    monkeypatch.setattr(landmark_network, "set_landmarks", lambda: None)
+    monkeypatch.setattr(landmark_network, "set_landmarks", lambda *_: None)
     monkeypatch.setattr(landmark_network, "learn_landmarks", lambda people, points, held_out, steps, file: small_fit(steps, file)[:1] + (None, {"best": 0.}))
     with monkeypatch.context() as patch:
         patch.setattr(weights, "save", killed)
@@ -335,3 +337,84 @@ def test_the_model_of_a_fold_has_its_own_estimator(tmp_path):
     model = cross_validation.fold_model(str(tmp_path / "au.safetensors"))
     assert model.au_net.config["hidden"] == 6 and model.meta["au_net"]["subjects"] == ["SN001"]
     assert cross_validation.fold_model("heads128-au").au_net.config["hidden"] == 128
+
+
+def dull_readings(n=300, seed=0):
+    """Pictures of one AU at each intensity, and readings as an evaluator's: weak and strong intensities are read too low."""
+    rng = np.random.default_rng(seed)
+    truth = rng.integers(0, 6, (n, 12)).astype(np.float32)
+    read = np.interp(truth, range(6), [0.1, 0.7, 1.8, 2.9, 3.6, 4.2]) + rng.normal(0, 0.1, (n, 12))
+    return read.astype(np.float32), truth
+
+
+def test_calibration_makes_means_true():
+    (read, truth), (other, other_truth) = dull_readings(), dull_readings(seed=1)
+    network = AUNet((4, 4), size=32)
+    network.calibration = torch.from_numpy(fit_calibration(read, truth))
+    assert network.calibration.shape == (12, 6) and (network.calibration.diff(dim=1) > 0).all()
+    means = lambda read: np.array([read[other_truth == v].mean() for v in range(6)])
+    assert abs(means(network.calibrated(other)) - range(6)).max() < 0.05 < 0.7 < abs(means(other) - range(6)).max()
+
+
+def test_calibration_stretches_no_more_than_twice_and_only_where_it_has_pictures():
+    read, truth = dull_readings()
+    assert (np.diff(fit_calibration(read / 10, truth)) >= 0.5 - 2e-3).all()     # a network that hardly reads anything
+    backwards = fit_calibration(5 - read, truth)
+    assert (np.diff(backwards) >= 0.5 - 2e-3).all()
+    truth[:, 3] = np.nan                                                     # no labels, and few of one intensity
+    truth[:, 5], read[:, 5] = 0, 0.2
+    truth[:5, 5], read[:5, 5] = 5, 1
+    curve = fit_calibration(read, truth)
+    np.testing.assert_allclose(curve[3], range(6), atol=2e-3)
+    np.testing.assert_allclose(curve[5], np.arange(6) + 0.2, atol=0.02)
+
+
+def test_calibration_people_show_every_au_alone(monkeypatch):
+    shots = [shot for shot in identities.draw_single_aus(60003, 61)]
+    au = np.stack([shot[1] for shot in shots])
+    assert au.shape == (61, 12) and not au[0].any() and ((au > 0).sum(1)[1:] == 1).all()
+    assert sorted(zip(au[1:].argmax(1), au[1:].max(1))) == [(k, v) for k in range(12) for v in range(1, 6)]
+    assert len({id(scene) for _, _, scene, _ in shots}) == len({id(person) for person, *_ in shots}) == 1
+    few = [shot[1] for shot in identities.draw_single_aus(60003, 3)]
+    np.testing.assert_array_equal(few, au[:3])
+
+
+def test_bundled_evaluators_read_single_aus_of_unseen_people_as_they_are():
+    """The figures of the cards, from the weights and the counterfactual pictures."""
+    grid = EvaluationSet.counterfactual(SYNTHDISFA / "counterfactual", subjects=("SN003", "SN004"))
+    rows = np.flatnonzero(grid.kind == "single")
+    for name, (kind, *_) in EVALUATORS.items():
+        state, header = weights.load(f"heads128-{name}")
+        network = kind.from_state_dict(state)
+        for which in ("raw", "calibrated"):
+            means = np.mean([*header["figures"]["single"][which].values()], 0)
+            worst = abs(means - range(6)).max()
+            assert worst < 0.27 if which == "calibrated" else worst > 0.5
+        read = predict(network, grid.pictures[grid.target[rows]])
+        k = grid.labels[rows].argmax(1)
+        strong = grid.labels[rows].max(1) == 5
+        bias = [abs(values[np.arange(len(rows)), k][strong].mean() - 5) for values in (network.calibrated(read), read)]
+        assert bias[0] < 0.35 < bias[1], bias
+
+
+def test_the_weights_of_losses_follow_the_crop_of_the_pictures(monkeypatch):
+    """Generator training and the landmark features take the crop zoom from the set of pictures."""
+    from aueditnet.pretraining import generator_training
+    from aueditnet.pretraining.recipes import Points, PointsTask
+    from aueditnet.recognition import AUNet, resized
+    zooms, people = [], type("People", (), {"zoom": 1.1, "__len__": lambda self: 4, "__getitem__": lambda self, i: np.zeros(
+        (len(i), 32, 32, 3), np.uint8), "fingerprint": lambda self: "four black pictures"})()
+    monkeypatch.setattr(generator_training, "pyramid_loss", lambda made, real, zoom=None: zooms.append(zoom) or (made - real).square().mean())
+    config = generator_training.JointConfig(32, 8, {k: 8 for k in (4, 8, 16, 32)}, {k: 8 for k in (4, 8, 16, 32)}, (8,) * 5, (1, 1, 1, 1), (8, 8),
+                                            ((32, 1),), 1, reconstructions=4, samples=4)
+    start = AUNet().state_dict()   # of a landmark network all but the last layer
+    task = PointsTask(config, people, lambda: start)
+    learner = type("Learner", (), {"callback": lambda *args: None})()
+    for step in (0, 1):
+        task.before_step(step)
+        task.training_step(learner)
+    assert zooms == [1.1, 1.1] and task.frozen.net.zoom == 1.1
+    x = torch.rand(1, 3, 128, 128)
+    wide = torch.nn.functional.pad(resized(x, 128), [16] * 4, "replicate")      # the same face at zoom 1: 160 pixels
+    for a, b in zip(Points(start, 1.25)(x), Points(start, 1.)(wide)): assert torch.allclose(a, b, atol=1e-4)
+    assert generator_training.JointTask(config, [0] * 4).zoom == 1.25

@@ -1,11 +1,12 @@
 """Networks that read identity and action units: their layers, their sizes off a state dict, and what they do not look at."""
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from aueditnet.files.errors import InputError
-from aueditnet.recognition import IRSE50, AUNet, IRSEBlock, IRSEBody, PReLU, SplitFaceAUNet, SqueezeExcite, identity_crop, resized
+from aueditnet.recognition import IRSE50, AUNet, IRSEBlock, IRSEBody, PReLU, SplitFaceAUNet, SqueezeExcite, calibrated, identity_crop, resized
 from aueditnet.files.networks import Entries
 
 near = torch.testing.assert_close
@@ -78,6 +79,16 @@ def test_identity_crop():
     assert identity_crop(zoomed, zoom=1.25).mean().item() == pytest.approx((32 + 219) / 2, abs=1.5)
 
 
+def test_identity_crop_of_a_tight_picture():
+    """Beyond zoom 1.36 the identity network sees more than the picture shows: the border is repeated."""
+    x = torch.linspace(-1, 1, 64).expand(1, 3, 64, 64)
+    for zoom in (1.25, 1.4, 2.):
+        crop = identity_crop(x, zoom)
+        assert crop.shape == (1, 3, 112, 112) and (crop.diff(dim=3) >= -1e-6).all()
+    assert (crop[..., 0] == -1).all() and (crop[..., -1] == 1).all()
+    assert identity_crop(x, 2.)[..., 56].mean().abs() < 0.1      # still the middle
+
+
 def test_resized():
     x = torch.randn(1, 3, 32, 32)
     assert resized(x, 32) is x and resized(x, 16).shape == (1, 3, 16, 16)
@@ -135,3 +146,38 @@ def test_split_face():
         half[..., 68:] = half[..., :60].flip(3)
     with torch.no_grad():                                           # an expression of one side only reads as the mean of both
         near(net(torch.cat([one[..., :64], other[..., 64:]], 3)), (net(one) + net(other)) / 2, atol=1e-5, rtol=0)
+
+
+CURVE = torch.tensor([0.1, 0.6, 1.8, 2.9, 3.7, 4.3]) + torch.linspace(0, 0.1, 12)[:, None]
+
+def test_calibration_bends_readings_and_is_stored():
+    network = SplitFaceAUNet((4, 8), (0, 1), size=32, hidden=8).eval()
+    plain, x = network.state_dict(), torch.rand(2, 3, 32, 32) * 2 - 1
+    assert "calibration" not in plain and AUNet((4, 4), outputs=7).calibration is None
+    again = SplitFaceAUNet.from_state_dict(plain | {"calibration": CURVE}, size=32)
+    assert torch.equal(again.state_dict()["calibration"], CURVE)
+    assert torch.equal(again(x), network(x))                                # the network itself reads as before
+    near(again.calibrated(CURVE.T), torch.arange(6.)[:, None].expand(6, 12))
+    near(again.calibrated((CURVE[:, 1] + CURVE[:, 2]) / 2), torch.full((12,), 1.5))
+    near(again.calibrated(CURVE[:, 0] - 0.5), torch.full((12,), -0.5))      # slope 1 beyond both ends
+    near(again.calibrated(CURVE[:, 5] + 0.5), torch.full((12,), 5.5))
+    line = torch.linspace(-3, 9, 200)[:, None].expand(200, 12).clone().requires_grad_()
+    assert (again.calibrated(line).diff(dim=0) > 0).all()
+    assert (torch.autograd.grad(again.calibrated(line).sum(), line)[0] > 0).all()
+    values = line.detach().numpy()
+    assert isinstance(again.calibrated(values), np.ndarray)
+    near(torch.from_numpy(again.calibrated(values)), again.calibrated(line.detach()))
+    assert network.calibrated(values) is values and calibrated(lambda x: x, values) is values
+    near(again.to(dtype=torch.float16).calibrated(CURVE.T), torch.arange(6.)[:, None].expand(6, 12), atol=0.01, rtol=0)
+    again.load(Entries(plain))
+    assert again.calibration is None
+
+
+@pytest.mark.parametrize("change, message", [
+    (lambda c: c.flip(1), "do not rise"), (lambda c: c[:, :5], "6 values of each AU"), (lambda c: c[:3], "6 values"),
+    (lambda c: torch.where(torch.arange(12)[:, None] == 2, 1., c), "values of AU4 do not rise"),
+    (lambda c: c * torch.nan, "do not rise")])
+def test_a_calibration_has_to_rise(change, message):
+    state = AUNet((4, 4), size=32).state_dict() | {"calibration": change(CURVE)}
+    with pytest.raises(InputError, match=message):
+        AUNet.from_state_dict(state)

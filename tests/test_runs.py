@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from aueditnet.data import DISFA, FOLDS, SUBJECTS, TEST, TRAIN, BatchConfig, PictureFolder, fold_of
+from aueditnet.data import DISFA, FOLDS, SUBJECTS, TEST, TRAIN, BatchConfig, Codes, PairBatches, PictureFolder, fold_of
 from aueditnet.runs.evaluate import evaluate_model
 from aueditnet.files.errors import InputError
 from aueditnet.files.io import cache_dir, data_dir
@@ -21,7 +21,7 @@ from aueditnet.pretraining.readers import READERS, validation_frames, reader_peo
 from aueditnet.recognition import AUNet
 from aueditnet.runs.importing import import_model, seeded_checkpoint
 from aueditnet.runs.labelling import label
-from aueditnet.runs.train import add_to_card, load_config, train, training_people
+from aueditnet.runs.train import add_to_card, joined, load_config, train, training_people
 from aueditnet.training import EditorTask, TrainConfig, training_subjects
 
 PEOPLE = ["SN001", "SN006", "SN003"]   # one of each fold
@@ -456,3 +456,66 @@ def test_evaluation_needs_two_frames_of_a_person(nine, nine_model, tmp_path):
     assert found["frames"].settings["subjects"] == ["00002", "00008"]
     folder = table_of(tmp_path / "ffhq", source, {f"00000/{k:05d}.png": (s, 20) for k, s in enumerate(source.subjects)})
     with pytest.raises(InputError, match="no subject of the test fold has two frames"): evaluate_model(model, folder, None, 2, each_file=True)
+
+
+# other labelled pictures beside those of a dataset
+
+def some_codes(n=6, people=2, on_disk=None):
+    g = torch.Generator().manual_seed(n)
+    w, mirrored = torch.randn(2, n, 4, 8, generator=g)
+    pictures = torch.randint(0, 256, (n, 3, 8, 8), generator=g).byte()
+    if on_disk:
+        from aueditnet.files.latents import Rows, ShardWriter
+        def stored(name, rows):
+            writer = ShardWriter(on_disk / name, {}, n, rows.shape[1:], 4, rows.dtype)
+            for at in range(0, n, 4): writer.add(range(at, min(n, at + 4)), rows[at:at + 4])
+            return Rows([(writer.finish(), range(n))])
+        w, mirrored, pictures = stored("w", w), stored("mirrored", mirrored), stored("pictures", pictures)
+    return Codes(w, torch.rand(n, 12, generator=g) * 5, torch.arange(people).repeat_interleave(n // people), mirrored, pictures)
+
+
+def test_codes_are_joined(tmp_path):
+    a, b = some_codes(6, 2), some_codes(8, 2)
+    both = joined(a, b)
+    assert both.spans() == {0: (0, 3), 1: (3, 3), 2: (6, 4), 3: (10, 4)}
+    for name in ("w", "y", "mirrored", "pictures"):
+        assert torch.equal(getattr(both, name), torch.cat([getattr(a, name), getattr(b, name)]))
+    bare = joined(*(replace(c, mirrored=None, pictures=None) for c in (a, b)))
+    assert bare.mirrored is None and bare.pictures is None
+    with pytest.raises(InputError, match="mirrored of some of them are missing"): joined(a, replace(b, mirrored=None))
+    with pytest.raises(InputError, match="pictures of shape"): joined(a, replace(b, pictures=b.pictures[..., :4]))
+
+
+def test_joined_codes_stay_on_disk(tmp_path):
+    a, b = some_codes(6, 2, tmp_path), some_codes(8, 2)
+    both, plain = joined(a, b), joined(a.loaded(), b)
+    assert not isinstance(both.w, torch.Tensor) and not isinstance(both.pictures, torch.Tensor)
+    for name in ("w", "mirrored", "pictures"):
+        ours, theirs = getattr(both, name), getattr(plain, name)
+        assert len(ours) == 14 and ours.shape == theirs.shape
+        for which in (slice(None), slice(4, 9), torch.tensor([13, 0, 6, 5]), 7): assert torch.equal(ours[which], theirs[which])
+    assert torch.allclose(both.w.std(0), plain.w.std(0), atol=1e-5) and torch.equal(both.loaded().w, plain.w)
+    batches = [PairBatches(codes, BatchConfig(pairs=6), 2, seed=1).next_batch() for codes in (both, plain)]
+    assert all(torch.equal(one, batches[1][key]) for key, one in batches[0].items())
+    assert both.digest() == joined(a, b).digest() != joined(a, replace(b, w=b.w + 1)).digest()
+
+
+def test_a_run_with_further_pictures_says_so(ready, data, tmp_path, capsys):
+    def renders(people, inverter, side):
+        assert side == 16 and set(people) == {"SN001", "SN006"}
+        shape = inverter.generator.n_levels, inverter.generator.style_dim
+        g = torch.Generator().manual_seed(0)
+        return Codes(torch.randn(8, *shape, generator=g), torch.rand(8, 12, generator=g) * 8 - 2, torch.arange(2).repeat_interleave(4),
+                     torch.randn(8, *shape, generator=g), torch.zeros(8, 3, 16, 16).byte())
+    model = train(ready, data, tmp_path / "run", SMALL, frames_per_subject=8, device="cpu", more=renders)
+    assert model.meta["editor"]["more"] == {"pictures": 8, "of": "renders"} and model.meta["editor"]["frames"] == 16
+    said, card = capsys.readouterr().out, (tmp_path / "run/model/README.md").read_text()
+    assert "16 frames of 2 people" in said and "8 further labelled pictures (renders)" in said
+    assert "| trained on | 16 frames of 2 people" in card and "| further pictures | 8 of `renders` |" in card
+
+
+def test_more_requests_than_pairs_are_refused(bare, data, tmp_path):
+    with pytest.raises(InputError, match="loss.rendered . batch.requests is 5, more than the 4 pairs"):
+        train(bare, data, tmp_path / "run", replace(SMALL, batch=BatchConfig(pairs=4, requests=3)), device="cpu")
+    with pytest.raises(InputError, match="batch.requests is -1"):
+        train(bare, data, tmp_path / "run", replace(SMALL, batch=BatchConfig(pairs=4, requests=-1)), device="cpu")

@@ -16,7 +16,7 @@ from conftest import run_python
 from torch import nn
 from torch.nn import functional as F
 
-from aueditnet.baselines.latent_editors import ReDirTrans
+from aueditnet.baselines.latent_editors import LinearEditor, ReDirTrans
 from aueditnet.data import BatchConfig, Codes, PairBatches
 from aueditnet.editor import AUEditNet, ToyWorld
 from aueditnet.files.errors import InputError
@@ -515,3 +515,41 @@ def test_accelerate_with_one_process_changes_nothing_and_odd_shares_are_refused(
     task = EditorTask(AUEditNet(4, 32, **SMALL), PairBatches(codes, BatchConfig(pairs=9)), EditLoss(), 10)
     with pytest.raises(InputError, match="multiples of the 2 processes"):
         task.divide(0, 2)
+
+
+def test_an_editor_comes_back_frozen_and_can_be_trained_again():
+    """As editors from a model folder do; a second training goes on from its weights."""
+    editor, _ = toy_run(steps=2)
+    assert not editor.training and not any(p.requires_grad for p in editor.parameters())
+    world, codes = toy_codes()
+    first = {k: v.clone() for k, v in editor.state_dict().items()}
+    config = TrainConfig(steps=2, checkpoint_every=4, sizes=SMALL, loss=LossConfig(size=16, rendered=8))
+    again, history = fit_editor(codes, config, toy_networks(world), editor=editor)
+    assert again is editor and len(history.rows) == 2 and not any(p.requires_grad for p in again.parameters())
+    assert any(not torch.equal(v, first[k]) for k, v in again.state_dict().items())
+    linear = LinearEditor(*codes.w.shape[1:]).fit(codes.w, codes.y, codes.person)
+    assert not linear.training
+
+
+def test_a_loss_that_sees_no_picture_is_refused_before_training():
+    with pytest.raises(InputError, match="pixels would see no picture"):
+        toy_run(steps=1, loss=LossConfig(size=16, rendered=0))
+    editor, history = toy_run(steps=1, loss=LossConfig(size=16, rendered=0, pixels=0.))
+    assert {"identity", "light", "au_image"} <= history.rows[0].keys() and "pixels" not in history.rows[0]
+    with pytest.raises(InputError, match="rendered . loss.unseen is 40, more than the 32 pairs"):
+        toy_run(steps=1, loss=LossConfig(size=16, rendered=24))
+
+
+def test_an_editor_is_trained_without_its_gain():
+    _, codes = toy_codes()
+    config = TrainConfig(steps=3, sizes=SMALL, batch=BatchConfig(pairs=8, requests=3))
+    first, _ = fit_editor(codes, config)
+    assert first.response is None
+    gained = copy.deepcopy(first)
+    gained.response = torch.arange(8.).repeat(12, 1) * 2
+    again, plain = (fit_editor(codes, config, editor=editor)[0] for editor in (gained, copy.deepcopy(first)))
+    assert again is gained and again.response is None
+    assert all(torch.equal(a, b) for a, b in zip(again.state_dict().values(), plain.state_dict().values()))
+    gained.response = torch.arange(8.).repeat(12, 1) * 2
+    with pytest.raises(InputError, match="without_gain"):
+        EditorTask(gained, PairBatches(codes), EditLoss(), 3)

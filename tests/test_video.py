@@ -16,7 +16,7 @@ from aueditnet.facs import to_dict
 from aueditnet.files import weights
 from aueditnet.files.errors import InputError
 from aueditnet.files.videofile import Frame, VideoReader, make_clip
-from aueditnet.inversion import Inverter
+from aueditnet.inversion import Inverter, refine, to_tensor
 from aueditnet.photographs.reading import read_faces
 from aueditnet.photographs.tuning import pivot, tune
 from aueditnet.photographs.warping import put_back
@@ -457,6 +457,25 @@ def test_frames_have_the_pivots_of_stills(clip):
         own = pivot(pipe, item.crop[None], read_faces(pipe, item.crop[None]).values)
         assert abs(np.int16(item.inversion) - tuned.synthesize(own)[0]).mean() < 0.2
         assert abs(np.int16(item.inversion) - tuned.synthesize(pivot(pipe, item.crop[None]))[0]).mean() > 0.5
+
+
+def test_frames_are_refined_as_stills(pictures):
+    """A frame's code is that of `invert` for the same crop: along the same preconditioner."""
+    pipe, (frames, points) = Pipeline.from_pretrained("heads128"), pictures
+    crop = align_face(frames[0], points[0], pipe.size, pipe.zoom)
+    assert pipe.inverter.steps and pipe.inverter.preconditioner is not None
+    item, still = next(edit_frames(pipe, as_frames([crop]), {"AU12": 4}, align=False, smooth=0.)), pipe.invert(crop[None])[0]
+    plain = refine(pipe.inverter.generator, pipe.inverter.invert(crop, 0), to_tensor(crop), pipe.inverter.steps, zoom=pipe.zoom)[0]
+    assert (item.w - still).norm() < 0.05 * (plain - still).norm()
+
+
+def test_numbers_that_no_face_has(quick, pictures, clip, tmp_path):
+    for face in (0, -2, 1.5, "1"):
+        for call in (lambda: next(edit_frames(quick, as_frames(pictures[0]), {"AU12": 4}, face=face)),
+                     lambda: meet(quick, clip, face), lambda: FaceTracker(face),
+                     lambda: edit_video(quick, clip, tmp_path / "out.mp4", {"AU12": 4}, face=face, align=False, tune=False)):
+            with pytest.raises(InputError, match="faces are numbered 1, 2"):
+                call()
 
 
 def test_model_without_evaluators(clip, face, tmp_path):

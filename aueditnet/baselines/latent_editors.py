@@ -30,7 +30,7 @@ class LinearEditor(Editor):
         scale = w.std()
         self.reader.copy_(ridge_reader((w - self.mean).flatten(1) / scale, y, person) / scale)
         self.base.copy_(ridge_directions(w, y, person, strength))
-        return self
+        return self.eval()
 
     def au_logits(self, w): return w, self.psi_enc((w - self.mean).flatten(1) @ self.reader + self.offset)
 
@@ -46,7 +46,8 @@ class SingleBranch(AUEditNet):
     def edit(self, w, target, source=None):
         w = self.receive(w)
         z, own = self.read(w)
-        return w + self.displacement(z, self.label(target, torch.zeros_like(own)))
+        none = torch.zeros_like(own)
+        return w + self.displacement(z, self.label(target, none, none[:, 0]))
 
 class IndependentLevels(AUEditNet):
     "Ablation: the source label is the AU logits of each level; the levels do not agree first."
@@ -114,9 +115,8 @@ class ReDirTrans(Standardised):
 
     def edit(self, w, target, source=None):
         w = self.receive(w)
-        z, own = self.read(w)
-        if source is not None: own = self.label(source, own)
-        removed, added = (self.back_to_w(self.rotate(z, label)) for label in (own, self.label(target, own)))
+        z, *labels = self.branches(w, target, source)
+        removed, added = (self.back_to_w(self.rotate(z, label)) for label in labels)
         return w - removed + added
 
     def forward(self, w, target):

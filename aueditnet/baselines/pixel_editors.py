@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FULL', 'SLIM', 'BASELINES', 'LATENT', 'EDITORS', 'instance_norm', 'no_norm', 'BatchNorm', 'conv', 'Residual', 'Up',
-           'with_maps', 'Stem', 'output_layer', 'Translator', 'PixelEditor', 'variation', 'GANimation', 'Ling',
-           'ICface', 'load_editor', 'pipeline']
+           'with_maps', 'Stem', 'output_layer', 'passing_layer', 'Translator', 'PixelEditor', 'variation', 'GANimation',
+           'Ling', 'ICface', 'load_editor', 'pipeline']
 
 # %% ../../nbs/baselines/pixel_editors.ipynb #96cee3fc
 import torch
@@ -37,15 +37,18 @@ class BatchNorm(nn.BatchNorm2d):
     def _load_from_state_dict(self, *args): nn.Module._load_from_state_dict(self, *args)
 
 def conv(n_in: int, n_out: int, kernel: int, stride: int = 1, norm=instance_norm):
-    "Convolution, normalisation, ReLU."
+    "Convolution, normalisation, ReLU; without normalisation a leaky ReLU, which loses nothing of the picture."
     layer = nn.Conv2d(n_in, n_out, kernel, stride, (kernel - 1) // 2, bias=False)
-    return nn.Sequential(layer, norm(n_out), nn.ReLU())
+    if norm is not no_norm: return nn.Sequential(layer, norm(n_out), nn.ReLU())
+    nn.init.kaiming_normal_(layer.weight, 0.2)  # without normalisation the default start lets features fade away
+    return nn.Sequential(layer, nn.LeakyReLU(0.2))
 
 class Residual(nn.Module):
     "x plus two convolutions of it."
     def __init__(self, n: int, norm=instance_norm):
         super().__init__()
-        self.inner = nn.Sequential(conv(n, n, 3, norm=norm), nn.Conv2d(n, n, 3, 1, 1, bias=False), norm(n))
+        self.inner = nn.Sequential(conv(n, n, 3, norm=norm), last := nn.Conv2d(n, n, 3, 1, 1, bias=False), norm(n))
+        if norm is no_norm: nn.init.normal_(last.weight, std=0.1 / (3 * n ** 0.5))
 
     def forward(self, x): return x + self.inner(x)
 
@@ -64,11 +67,11 @@ def with_maps(x, y):
 
 class Stem(nn.Module):
     "Features of a picture at full, half and quarter side (of the folded picture)."
-    def __init__(self, width: int, fold: int, units: int, norm=instance_norm):
+    def __init__(self, width: int, fold: int, units: int, norm=instance_norm, halvings: int = 2):
         super().__init__()
         self.fold = nn.PixelUnshuffle(fold)
-        self.levels = nn.ModuleList([conv(3 * fold ** 2 + units, width, 7, norm=norm),
-                                     conv(width, 2 * width, 4, 2, norm), conv(2 * width, 4 * width, 4, 2, norm)])
+        self.levels = nn.ModuleList([conv(3 * fold ** 2 + units, width, 7, norm=norm)])
+        for n in (width, 2 * width)[:halvings]: self.levels.append(conv(n, 2 * n, 4, 2, norm))
 
     def forward(self, x, y=None):
         x, out = self.fold(x), []
@@ -77,24 +80,34 @@ class Stem(nn.Module):
         return out
 
 def output_layer(n_in: int, n_out: int, fold: int):
-    "The last convolution, at the side of the picture."
-    return nn.Sequential(nn.Upsample(scale_factor=fold, mode="bilinear"), nn.Conv2d(n_in, n_out, 7, 1, 3))
+    "The last convolution, and what was folded unfolds again."
+    return nn.Sequential(nn.Conv2d(n_in, n_out * fold ** 2, 7, 1, 3), nn.PixelShuffle(fold))
+
+def passing_layer(n_in: int, n_out: int, fold: int):
+    "An `output_layer` that also gets the folded picture, and passes it nearly unchanged at the start."
+    layer, n = output_layer(n_in + n_out * fold ** 2, n_out, fold), n_out * fold ** 2
+    with torch.no_grad(): layer[0].weight.mul_(0.1)[:, -n:, 3, 3].add_(torch.eye(n)), layer[0].bias.zero_()
+    return layer
 
 class Translator(nn.Module):
     "From a picture (B, 3, S, S) and intensities (B, 12) to `n_out` channels (B, n_out, S, S)."
-    def __init__(self, n_out: int, width: int, fold: int, norm=instance_norm, blocks: int = 6):
+    def __init__(self, n_out: int, width: int, fold: int, norm=instance_norm, halvings: int = 2,
+                 blocks: int = 6, passing: bool = False):
         super().__init__()
-        self.stem = Stem(width, fold, len(AUS), norm)
-        self.body = nn.Sequential(*(Residual(4 * width, norm) for _ in range(blocks)),
-                                  Up(4 * width, 2 * width, norm), Up(2 * width, width, norm))
-        self.paint = output_layer(width, n_out, fold)
+        self.stem, widths = Stem(width, fold, len(AUS), norm, halvings), (4 * width, 2 * width, width)[2 - halvings:]
+        self.body = nn.Sequential(*(Residual(widths[0], norm) for _ in range(blocks)),
+                                  *(Up(a, b, norm) for a, b in zip(widths, widths[1:])))
+        self.passing, self.paint = passing, (passing_layer if passing else output_layer)(width, n_out, fold)
 
-    def forward(self, x, y): return self.paint(self.body(self.stem(x, y)[-1])).float()
+    def forward(self, x, y):
+        h = self.body(self.stem(x, y)[-1])
+        return self.paint(torch.cat([h, self.stem.fold(x)], 1) if self.passing else h).float()
 
 # %% ../../nbs/baselines/pixel_editors.ipynb #597149cb
 class PixelEditor(Loadable):
     "Base class. Subclasses define `forward(x, source, target)`, a dict with the picture `edited`, and `terms`."
     image_space = True  # `edit` takes pictures, not latent codes
+    clip = None         # largest norm of the gradient in training; None: any
 
     def read_by(self, estimator):  # pictures -> (B, 12)
         "Set the network that reads the source's intensities; it is not part of the state dict. Returns self."
@@ -128,15 +141,11 @@ def variation(x): return x.diff(dim=2).square().mean() + x.diff(dim=3).square().
 # %% ../../nbs/baselines/pixel_editors.ipynb #243488af
 class GANimation(PixelEditor):
     "Attention mask and colours (Pumarola et al. 2018)."
-    weights = dict(units=20., adversarial=1., cycle=10., mask=0.2, smooth=1.)
+    weights = dict(units=20., adversarial=1., cycle=10., mask=0.1, smooth=1.)
 
     def __init__(self, width: int = FULL["width"], fold: int = FULL["fold"]):
         super().__init__()
         self.net = Translator(4, width, fold)
-        with torch.no_grad():  # at the start the source passes nearly unchanged
-            last = self.net.paint[-1]
-            last.weight.mul_(0.3), last.bias.zero_()
-            last.bias[3] = 2.
 
     def forward(self, x, source, target):
         out = self.net(x, target)
@@ -149,13 +158,14 @@ class GANimation(PixelEditor):
         back = self(there["edited"], target, source)
         masks = there["mask"], back["mask"]
         return [(there["edited"], target)], {"cycle": (back["edited"] - x).abs().mean(),
-                                             "mask": sum((1 - m).square().mean() for m in masks) / 2,
+                                             "mask": sum(m.square().mean() for m in masks) / 2,
                                              "smooth": sum(map(variation, masks)) / 2}
 
 # %% ../../nbs/baselines/pixel_editors.ipynb #d6e87522
 class Ling(PixelEditor):
     "Relative intensities, fused at several scales (Ling et al. 2020)."
     weights = dict(units=30., adversarial=1., cycle=30., same=30., smooth=0.01)
+    clip = 100.  # without normalisation, single batches can throw the weights far away
 
     def __init__(self, width: int = FULL["width"], fold: int = FULL["fold"], blocks: int = 6):
         super().__init__()
@@ -164,7 +174,7 @@ class Ling(PixelEditor):
         self.body = nn.Sequential(*(Residual(4 * width, no_norm) for _ in range(blocks)))
         self.ups = nn.ModuleList(Up(4 * width, n, no_norm) for n in widths)
         self.fuse = nn.ModuleList(conv(n + units, n, 3, norm=no_norm) for n in widths)
-        self.paint = output_layer(2 * width, 3, fold)
+        self.paint = passing_layer(2 * width, 3, fold)
 
     def forward(self, x, source, target):
         relative = target - source
@@ -172,7 +182,7 @@ class Ling(PixelEditor):
         h = self.body(self.enter(with_maps(h, relative)))
         for up, fuse, skip in zip(self.ups, self.fuse, (middle, fine)):
             h = torch.cat([up(h), fuse(with_maps(skip, relative))], 1)
-        return {"edited": self.paint(h).float().tanh()}
+        return {"edited": self.paint(torch.cat([h, self.stem.fold(x)], 1)).float().tanh()}
 
     def terms(self, x, source, target, x_target):
         edited = self(x, source, target)["edited"]
@@ -183,29 +193,37 @@ class Ling(PixelEditor):
 # %% ../../nbs/baselines/pixel_editors.ipynb #31c6deee
 class ICface(PixelEditor):
     "Neutralise, then reenact (Tripathy et al. 2020)."
-    weights = dict(units=5., adversarial=0.3, itself=10., frame=10.)
+    weights = dict(units=5., adversarial=0.05, itself=10., frame=10., keep=3., identity=4.)
 
     def __init__(self, width: int = FULL["width"], fold: int = FULL["fold"]):
         super().__init__()
-        self.neutraliser, self.reenactor = (Translator(3, width, fold, BatchNorm) for _ in range(2))
+        halvings = 2 if fold == 1 else 1  # folding is one: a quarter of the side is left in both sizes
+        self.neutraliser, self.reenactor = (
+            Translator(3, width, fold, BatchNorm, halvings, passing=True) for _ in range(2))
+
+    def neutralise(self, x): return self.neutraliser(x, x.new_zeros(len(x), len(AUS))).tanh()
 
     def forward(self, x, source, target):
-        neutral = self.neutraliser(x, torch.zeros_like(target)).tanh()
+        neutral = self.neutralise(x)
         return {"edited": self.reenactor(neutral, target).tanh(), "neutral": neutral}
 
     def terms(self, x, source, target, x_target):
-        out = self(x, source, target)
-        itself = self.reenactor(out["neutral"], source).tanh()
-        return [(out["edited"], target), (out["neutral"], torch.zeros_like(target))], {
-            "itself": (itself - x).abs().mean(), "frame": (out["edited"] - x_target).abs().mean()}
+        neutral = self.neutralise(x)
+        both = self.reenactor(torch.cat([neutral, neutral]), torch.cat([source, target])).tanh()
+        itself, edited = both.chunk(2)
+        return [(edited, target), (neutral, torch.zeros_like(target))], {
+            "itself": (itself - x).abs().mean(), "frame": (edited - x_target).abs().mean(),
+            "keep": (neutral - x).abs().mean()}
 
 BASELINES = {"GANimation": GANimation, "Ling": Ling, "ICface": ICface}
 
 # %% ../../nbs/baselines/pixel_editors.ipynb #ef7d7b8b
-LATENT = {"linear": LinearEditor, "single branch": SingleBranch, "ReDirTrans-style": ReDirTrans, "AUEditNet": AUEditNet}
+LATENT = {"linear": LinearEditor, "single branch": SingleBranch, "ReDirTrans-style": ReDirTrans, "AUEditNet": AUEditNet,
+          "AUEditNet, counterfactual": AUEditNet}
 EDITORS = {"linear": "heads128-linear", "single branch": "heads128-single-branch",
            "ReDirTrans-style": "heads128-redirtrans", "GANimation": "heads128-ganimation",
-           "Ling": "heads128-ling", "ICface": "heads128-icface", "AUEditNet": "heads128-editor"}
+           "Ling": "heads128-ling", "ICface": "heads128-icface", "AUEditNet": "heads128-editor",
+           "AUEditNet, counterfactual": "heads128-auedit-counterfactual"}
 
 def load_editor(name: str,    # of `EDITORS`
                 file=None):   # another file with weights for it

@@ -61,8 +61,13 @@ def train(model: Model = BUNDLED, data: Data = None,
           steps: Optional[int] = option(None, "Steps in all. Without it: the full training."),
           config: Optional[Path] = option(None, "Settings (.json), such as the config.json of another run."),
           each_file: EachFile = False, confidence: Confidence = None, device: Device = "auto",
+          counterfactual: bool = flag("Also on renders of the training people with other intensities; synthdisfa only.",
+                                      "--counterfactual"),
           install: bool = flag("Also replace the bundled editor, data/weights/heads128/editor.", "--install")):
     "Train AUEditNet in a model's latent space; OUT/model is then a complete model folder."
+    if counterfactual and (data or install):
+        raise InputError("--counterfactual renders the people of synthdisfa, and the bundled editor learns from "
+                         "labelled frames alone: leave out --data and --install")
     if install and (model, data, fold, subjects) != (BUNDLED, None, "P3", None):
         raise InputError(f"--install replaces the editor of {BUNDLED}, which was trained on synthdisfa and is tested "
                          "on fold P3: leave out --model, --data, --fold and --subjects")
@@ -78,6 +83,9 @@ def train(model: Model = BUNDLED, data: Data = None,
     if install and run.SIZES | settings.sizes != run.SIZES:
         raise InputError(f"{config}: --install keeps the sizes of the bundled editor: leave out sizes")
     tune_allocator()
+    if counterfactual:
+        from aueditnet.synth.counterfactual import rendered_codes
+        how["more"] = rendered_codes
     run.train(model, data, out, settings, fold=fold, device=device, **how)
     if not run.first_process(): return
     typer.echo(f"written to {out / 'model'}")
@@ -105,13 +113,16 @@ def evaluate(model: Model = BUNDLED, data: Data = None,
              pairs: Optional[int] = option(None, "Edits of each subject. Without it: 40.", min=1),
              every: bool = flag("All bundled editors in one table: AUEditNet and the baselines.", "--all"),
              quick: bool = flag("The table of --all on a small sample.", "--quick"),
+             lpips: Optional[str] = option(None, "Also LPIPS: the file of AlexNet's weights; cached: PyTorch's own."),
+             kid: bool = flag("Also KID on the counterfactual grid, in features of this project.", "--kid"),
              each_file: EachFile = False, confidence: Confidence = None, device: Device = "auto"):
     "Measure AU accuracy, identity, leakage and response on the test fold, with baseline and reconstruction bound."
     every = every or quick
-    how = given(fold=fold, subjects=names(subjects), pairs=pairs, each_file=each_file or None, confidence=confidence)
+    how = given(fold=fold, subjects=names(subjects), pairs=pairs, each_file=each_file or None, confidence=confidence,
+                lpips=lpips, with_kid=kid or None)
     if every and (how or (model, device) != (BUNDLED, "auto")):
         raise InputError("--all and --quick compare the bundled editors on fold P3: leave out --model, --fold, "
-                         "--subjects, --pairs, --each-file, --confidence and --device")
+                         "--subjects, --pairs, --lpips, --kid, --each-file, --confidence and --device")
     if out: check_output(out, (".json",) if every else (".json", ".csv"))
     from aueditnet import pipeline
     from aueditnet.runs import evaluate as run
@@ -133,16 +144,19 @@ STAGES = ("render", "evaluators", "photo-reader", "joint", "export")
 
 @training_app.command(**PANEL)
 def pretrain(stage: str = option("all", "render (thousands of identities), evaluators (networks that read AUs and "
-                                 "identity), photo-reader (networks that read AUs from photographs), joint "
-                                 "(generator, encoder), export (to data/weights), or all."),
+                                 "identity), calibration (of the evaluators alone, part of that stage), photo-reader "
+                                 "(networks that read AUs from photographs), joint (generator, encoder), export (to "
+                                 "data/weights), or all."),
              folder: Optional[Path] = option(None, "Checkpoints of the joint stage. Without it: in the cache.")):
     "Make the bundled model's frozen networks from nothing: hours on two cores (needs the extra 'heads')."
-    if stage not in (*STAGES, "all"): raise InputError(f"--stage {stage}: not one of {', '.join(STAGES)}, all")
-    from aueditnet.pretraining import cards, export, photo_readers, recipes
+    if stage not in (*STAGES, "calibration", "all"):
+        raise InputError(f"--stage {stage}: not one of {', '.join(STAGES)}, calibration, all")
+    from aueditnet.pretraining import au_estimators, cards, export, photo_readers, recipes
     from aueditnet.synth import identities
     run = {"render": lambda: [identities.render_set(name) for name in identities.SETS], "evaluators": cards.main,
            "photo-reader": photo_readers.main, "joint": lambda: recipes.long_run(folder),
            "export": lambda: export.export(folder)}
+    run["calibration"] = lambda: (cards.calibrate_evaluators(), cards.write_cards(au_estimators.EVALUATORS))
     for one in STAGES if stage == "all" else [stage]: run[one]()
 
 @training_app.command(**PANEL)

@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['FIRST_PERSON', 'FIRST_MOVER', 'LEAST', 'READINGS', 'EXPECTED', 'portraits', 'detect', 'descriptor', 'distance',
            'pair_distances', 'verification', 'lookalikes', 'readings', 'find_landmarks', 'moved', 'monotonicity',
-           'inversion_distance', 'main']
+           'inversion_distance', 'edit_movement', 'of_edits', 'renew_edits', 'main']
 
 # %% ../../nbs/experiments/external_validation.ipynb #947467f4
 import os
+import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 from functools import lru_cache
@@ -20,11 +21,12 @@ import torch
 from tqdm.auto import tqdm
 
 from ..files.io import data_dir
-from ..files.reports import save_record
+from ..files.reports import load_record, save_record
 from ..facs import AUS
 from ..data import DISFA, TEST
 from ..align import aligned_frames, dlib_file, dlib_models
 from ..inversion import to_uint8
+from ..evaluation import EvaluationSet, edit_one_au
 from ..pipeline import FaceModel
 from ..pretraining.identity_network import accuracy, best_threshold
 from ..synth.identities import random_expression
@@ -201,7 +203,39 @@ def inversion_distance(inverter,  # `inversion.Inverter`, or anything with its `
     if edits: found["inversion to edit"] = distance(np.concatenate(codes), np.concatenate(edits)).mean()
     return found
 
+# %% ../../nbs/experiments/external_validation.ipynb #evm2
+def edit_movement(model,          # `FaceModel`
+                  grid,           # `EvaluationSet.counterfactual`
+                  at: float = 4.) -> dict:  # {AU: {"reading", "render", "edit", "ratio"}}
+    """How far the measure of each AU in `EXPECTED` moves from a neutral face, in units of the distance between the
+    eyes, means over people: in renders, in edits of inversions, and the ratio of the two."""
+    def measure(pictures): return np.array([readings(find_landmarks(p)) for p in pictures])
+    people = [*grid.neutral]
+    faces = grid.pictures[[*grid.neutral.values()]]
+    w = model.invert(faces)
+    still, still_inverted, found = measure(faces), measure(model.synthesize(w)), {}
+    for k, (au, (name, _)) in enumerate(EXPECTED.items()):
+        j, single = list(READINGS).index(name), (grid.labels[:, k] == at) & ((grid.labels != 0).sum(1) == 1)
+        row = {str(s): r for s, r in zip(grid.subjects[single], grid.target[single])}
+        render = (measure(grid.pictures[[row[s] for s in people]]) - still)[:, j].mean()
+        edit = (measure(edit_one_au(model, model.editor, w, k, at)) - still_inverted)[:, j].mean()
+        found[au] = {"reading": name, "render": float(render), "edit": float(edit), "ratio": float(edit / render)}
+    return found
+
 # %% ../../nbs/experiments/external_validation.ipynb #19af6274
+def of_edits(model, frames: int) -> dict:  # parts of the record
+    "What depends on the editor."
+    folder = data_dir() / "synthdisfa"
+    grid = EvaluationSet.counterfactual(folder / "counterfactual", model.size, TEST)
+    kept = inversion_distance(model.inverter, DISFA(folder, subjects=TEST), frames, model.editor)
+    return {"inversion": kept, "edits": edit_movement(model, grid)}
+
+def renew_edits():
+    "Measure what depends on the editor again, and store it beside the rest of the record."
+    old = load_record("external-validation")
+    new = of_edits(FaceModel.from_pretrained(), old["inversion"]["frames of each"])
+    save_record("external-validation", **old | new)
+
 def _recognise(job):
     pictures = portraits(*job)
     return detect(pictures[:1])[0], descriptor(pictures) if job[1] > 1 else None
@@ -223,12 +257,12 @@ def main(people: int = 500,  # who are photographed
         table = np.stack(list(tqdm(pool.map(moved, range(FIRST_MOVER, FIRST_MOVER + movers)), "action units", movers)))
     d, who = np.concatenate(descriptors[:known]), np.repeat([seed for seed, _ in jobs[:known]], 5)
     model, least = FaceModel.from_pretrained(), [[jobs[k][0], scores[k]] for k in np.argsort(scores)[:8]]
-    kept = inversion_distance(model.inverter, DISFA(data_dir() / "synthdisfa", subjects=TEST), frames, model.editor)
     save_record("external-validation", command="python -m aueditnet.experiments.external_validation",
                 minutes=(time.monotonic() - started) / 60,
                 detector={"renders": people, "found": int((np.array(scores) > 0).sum()), "least sure": least},
                 recognition=verification(d, who) | {"lookalikes": lookalikes(d, who)},
                 landmarks={"people": movers, "units": monotonicity(table),
-                           "change": (table[:, :, 5] - table[:, :, 0]).mean(0)}, inversion=kept)
+                           "change": (table[:, :, 5] - table[:, :, 0]).mean(0)}, **of_edits(model, frames))
 
-if __name__ == "__main__" and "__file__" in globals(): main()  # not in a notebook
+if __name__ == "__main__" and "__file__" in globals():  # not in a notebook
+    renew_edits() if "--edits" in sys.argv else main()

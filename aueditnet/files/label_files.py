@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TOOLS', 'SLACK', 'LabelTable', 'read_label_file', 'write_label_file', 'FileIndex', 'is_video', 'files_in',
-           'find_labelled']
+           'find_labelled', 'read_grid']
 
 # %% ../../nbs/files/label_files.ipynb #59143f11
 import csv
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from .errors import InputError
 from .io import SUFFIXES, is_hidden, replace_file
@@ -229,3 +230,27 @@ def find_labelled(root,          # a folder of pictures and videos
         people.setdefault(table.subjects[k] if table.subjects else own, []).append((place, table, k))
     if not people: raise InputError(f"{root}: no frame with usable labels ({'; '.join(report)})")
     return people, origins.pop(), report
+
+# %% ../../nbs/files/label_files.ipynb #c0ffee11
+def read_grid(folder,         # holds truth.csv (image, subject, a column for each AU) and the pictures that it names
+              aus, vector,    # names of the AUs; {AU: text} -> (12,) intensities, raises `InputError`
+              subjects=None,  # only these; None: all
+              size=None,      # side that the pictures must have; None: any
+              ) -> tuple:     # pictures (n, S, S, 3) uint8, intensities (n, 12) float32, subjects (n,)
+    """Pictures of known intensities. Raises `InputError` naming file and line for what cannot be used."""
+    file, pictures, truth, who = Path(folder) / "truth.csv", [], [], []
+    try: lines = list(csv.DictReader(file.read_text().splitlines()))
+    except (OSError, ValueError) as problem: raise InputError(f"{file}: cannot be read ({problem})") from None
+    for number, line in enumerate(lines, 2):
+        try:
+            if missing := [c for c in ("image", "subject", *aus) if line.get(c) is None]:
+                raise InputError(f"no value for {', '.join(missing)}")
+            if subjects is not None and line["subject"] not in subjects: continue
+            truth.append(vector({au: line[au] for au in aus}))
+            pictures.append(np.asarray(Image.open(file.parent / (name := line["image"])).convert("RGB")))
+            if size and pictures[-1].shape[:2] != (size, size): raise InputError(f"{name} is not {size}x{size} pixels")
+        except OSError: raise InputError(f"{file}, line {number}: {name} is missing or not a picture") from None
+        except InputError as problem: raise InputError(f"{file}, line {number}: {problem}") from None
+        who.append(line["subject"])
+    if not who: raise InputError(f"{file}: no pictures" + (f" of {', '.join(subjects)}" if subjects else ""))
+    return np.stack(pictures), np.stack(truth), np.array(who)

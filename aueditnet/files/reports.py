@@ -83,8 +83,9 @@ class Report:
 
 # %% ../../nbs/files/reports.ipynb #bcd73aab
 ROWS = (("identity_source", "id. source", ".2f"), ("identity_inversion", "id. inversion", ".2f"),
-        ("psnr_frame", "dB, frame", ".2f"), ("psnr_face", "dB, face", ".2f"), ("distance", "distance", ".3f"),
-        ("distance_single", "distance, single", ".3f"), ("distance_combined", "distance, combined", ".3f"))
+        ("psnr_frame", "dB, frame", ".2f"), ("psnr_face", "dB, face", ".2f"), ("ssim", "SSIM, face", ".3f"),
+        ("lpips", "LPIPS", ".3f"), ("distance", "distance", ".3f"), ("distance_single", "distance, single", ".3f"),
+        ("distance_combined", "distance, combined", ".3f"), ("kid", "KID, features", ".3f"))
 
 def _columns(name, value):
     "A measurement as columns of a CSV file: icc_a, icc_a_low, icc_a_high, icc_a_AU1 ..."
@@ -108,6 +109,8 @@ def report_table(report: Report):  # -> rich.table.Table
         table.add_section()
         table.add_row(f"evaluator {letter.upper()}, mean", *(f"{r[icc]:.2f} / {r[error]:.2f}" for r in rows))
         table.add_row("ICC, 95 %", *(f"{r[icc].low:.2f} to {r[icc].high:.2f}" for r in rows))
+        if all(f"{icc}_raw" in r for r in rows):
+            table.add_row("not calibrated", *(f"{r[f'{icc}_raw']:.2f} / {r[f'{error}_raw']:.2f}" for r in rows))
         if "reconstruction bound" not in report.systems: continue
         table.add_row("of the bound", *(f"{report.of_bound(name, icc):.0%}" for name in report.systems))
     table.add_section()

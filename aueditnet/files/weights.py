@@ -34,7 +34,8 @@ REGISTRY = {f"heads128-{name}": {"what": what, "licence": "Apache-2.0", "file": 
     "redirtrans": ("baselines/redirtrans", "baseline: editor in the style of ReDirTrans"),
     "ganimation": ("baselines/ganimation", "baseline: GANimation, reduced size"),
     "ling": ("baselines/ling", "baseline: Ling et al., reduced size"),
-    "icface": ("baselines/icface", "baseline: ICface, reduced size")}.items()}  # bundled
+    "icface": ("baselines/icface", "baseline: ICface, reduced size"),
+    "auedit-counterfactual": ("baselines/auedit-counterfactual", "AUEditNet, also on counterfactual renders")}.items()}
 
 # public, by file name; size (bytes) and SHA-256 are given where independent projects published the same values
 REGISTRY |= {

@@ -47,4 +47,4 @@ def tune_crop(model,          # a `pipeline.FaceModel` with an inverter and an e
     model without an editor, or one that edits pictures instead of codes."""
     fit = tuned_face if keep else tune
     tuned = fit(model, crop[None], steps, progress, read_faces(model, crop[None]).values)
-    return model.with_parts(inverter=TunedInverter(model, tuned), editor=TunedEditor(tuned.editor)), tuned
+    return model.with_parts(inverter=TunedInverter(model, tuned), editor=TunedEditor(model.require("editor"))), tuned

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['STEPS', 'RATE', 'HIGH_LOSS', 'WARM_UP', 'RAISED', 'LEAST', 'LOWERED', 'LOWEST', 'SMALL_MODEL', 'KEPT',
            'tuned_weights', 'differences', 'changed', 'TunedFiles', 'chroma_range', 'within_chroma', 'calibrated',
-           'Tuned', 'at_readings', 'pivot', 'tune', 'tuned_face']
+           'photo_editor', 'Tuned', 'at_readings', 'pivot', 'tune', 'tuned_face']
 
 # %% ../../nbs/photographs/tuning.ipynb #764649bd
 import copy
@@ -70,7 +70,7 @@ class TunedFiles:
             raise InputError(f"{name}: not a tuned face of this model")
         if not all(v.isfinite().all() for v in changes.values()): raise InputError(f"{name}: damaged, not all finite")
         loss = math.nan if meta.get("loss") is None else float(meta["loss"])
-        return cls(entries["w"], entries["source"], changed(base, changes), base, model.require("editor"), loss,
+        return cls(entries["w"], entries["source"], changed(base, changes), base, photo_editor(model), loss,
                    meta.get("reason", ""))
 
     def save(self, file):
@@ -128,6 +128,11 @@ def calibrated(target,  # (B, 12) intensities, NaN keeps the source's
     up = (5 * raised - source).clamp(min=LEAST) / (5 - source).clamp(min=0.5)   # from the source to 5 times `raised`
     down = torch.maximum(source + way * lowered, target.clamp(max=LOWEST))
     return torch.where(way > 0, source + way * up, torch.where(way < 0, down, target))
+
+def photo_editor(model):
+    "The model's editor without its gain, which was measured on renders: for photographs there is `calibrated`."
+    editor = model.require("editor")
+    return editor.without_gain() if hasattr(editor, "without_gain") else editor
 
 # %% ../../nbs/photographs/tuning.ipynb #a7unedc1
 @dataclass
@@ -224,7 +229,7 @@ def pivot(model,
     if not isinstance(model.inverter, Inverter):
         raise InputError("photographs need a model with an encoder and a generator, not one that edits pictures")
     w = model.inverter.invert(crops, steps=0).float()
-    return w if source is None else at_readings(model.require("editor"), w, source)
+    return w if source is None else at_readings(photo_editor(model), w, source)
 
 @torch.enable_grad()
 def tune(model,           # a `pipeline.FaceModel` with an inverter and an editor
@@ -254,7 +259,7 @@ def tune(model,           # a `pipeline.FaceModel` with an inverter and an edito
     if diverged: generator = inverter.generator   # no edit of use, but pictures without NaN
     generator = changed(inverter.generator, differences(generator, inverter.generator))  # as it will be stored
     source = torch.full((len(w), 12), torch.nan) if source is None else torch.as_tensor(source, dtype=torch.float32)
-    editor = model.require("editor")
+    editor = photo_editor(model)
     return Tuned(w.float().cpu(), source.cpu(), generator, inverter.generator, editor, loss, reason)
 
 # %% ../../nbs/photographs/tuning.ipynb #1ae67669
@@ -264,7 +269,7 @@ def tuned_face(model, crops, steps=None, progress=None, source=None) -> Tuned:
     "As `tune`, but a face that was tuned before is taken from the cache: `cache_dir()/photos`."
     crops, own = np.asarray(crops), model.inverter
     if not isinstance(own, Inverter): return tune(model, crops, steps, progress, source)
-    networks = own.encoder, own.latent_avg, own.size_in, own.zoom, own.generator, model.require("editor")
+    networks = own.encoder, own.latent_avg, own.size_in, own.zoom, own.generator, photo_editor(model)
     known, how = None if source is None else np.float32(source), (STEPS if steps is None else steps, RATE, HIGH_LOSS)
     name = content_hash("tuned face 4", crops, known, *networks, *how, digits=32)
     file = cache_dir() / "photos" / f"{name}.safetensors"

@@ -24,7 +24,7 @@ from ..stylegan2 import Generator
 from ..inversion import Encoder, Inverter, gradient_eigenbasis, to_tensor
 from ..evaluation import Evaluation, EvaluationSet, summarise
 from ..pipeline import FaceModel
-from ..synth.identities import SETS, IdentitySet, set_folder
+from ..synth.identities import SETS, ZOOM, IdentitySet, set_folder
 from .generator_training import JointConfig, load_average
 
 # %% ../../nbs/pretraining/export.ipynb #82948809
@@ -32,7 +32,7 @@ def score(model: FaceModel,
           pictures,           # (n, S, S, 3) uint8, of people that were not trained on
           y,                  # (n, 12) their true intensities
           steps: int = None,  # of refinement; None: the inverter's own number
-          ) -> dict:          # PSNR of frame and face in dB, identity cosine, ICC of both evaluators by AU and mean
+          ) -> dict:          # PSNR of frame and face in dB, identity cosine, ICC of both evaluators (raw) by AU, mean
     "Invert pictures and measure what is left: 'true_a' is the ICC on the pictures, 'inverted_a' on the inversions."
     inverter, rows = copy(model.inverter), np.arange(len(y))
     if steps is not None: inverter.steps = steps
@@ -43,7 +43,7 @@ def score(model: FaceModel,
                    identity=round(inverted["identity_source"].value, 3))
     for letter in "ab" if model.evaluator_b else "a":
         for name, found in (("true", true), ("inverted", inverted)):
-            by_au = {au: round(v, 3) for au, v in found[f"icc_{letter}"].by_au.items()}
+            by_au = {au: round(v, 3) for au, v in found[f"icc_{letter}_raw"].by_au.items()}
             figures[f"{name}_{letter}"] = by_au | {"mean": round(float(np.mean(list(by_au.values()))), 3)}
     return figures
 
@@ -82,7 +82,7 @@ def write_preconditioner(pictures: int = 1600,  # whose gradients are used
     people = IdentitySet(set_folder("pretrain"))
     encoder, generator = (kind.from_state_dict(weights.load(f"heads128-{name}")[0])
                           for name, kind in (("encoder", Encoder), ("generator", Generator)))
-    inverter = Inverter(encoder, generator, size_in=128, zoom=1.25)
+    inverter = Inverter(encoder, generator, size_in=128, zoom=ZOOM)
     chosen = np.random.default_rng(0).permutation(len(people))[:pictures]
     batches = (to_tensor(people[chosen[i:i + 16]]) for i in range(0, pictures, 16))
     axes = gradient_eigenbasis(inverter.generator, ((inverter.invert(x), x) for x in batches), n, inverter.zoom)
@@ -108,7 +108,7 @@ def write_config(generator: Generator, encoder: Encoder) -> Path:
     parts |= {name: model_folder.entry_of(name, network) for name, network in
               {"generator": generator, "encoder": encoder, "preconditioner": None}.items()}
     config = dict(format=model_folder.FORMAT, name="heads128", size=generator.size, input_size=generator.size,
-                  crop_zoom=1.25, refinement=REFINEMENT, aus=list(AUS), label_origin="rendered", parts=parts)
+                  crop_zoom=ZOOM, refinement=REFINEMENT, aus=list(AUS), label_origin="rendered", parts=parts)
     replace_file(file, (json.dumps(config, indent=1) + "\n").encode())
     return file
 
@@ -117,7 +117,7 @@ def export(folder=None) -> dict:  # of the run's checkpoint and log, None: in th
     folder = Path(folder or cache_dir() / "joint")
     state, config = load_average(folder / "checkpoint.pt"), JointConfig()
     log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    meta = dict(size_in=config.size, zoom=1.25, refinement=REFINEMENT, steps=state["step"],
+    meta = dict(size_in=config.size, zoom=ZOOM, refinement=REFINEMENT, steps=state["step"],
                 config=json.loads(json.dumps(asdict(config))))
     for name in ("generator", "encoder"): weights.save(f"heads128-{name}", state["average"][name[0]], meta)
     write_config(*(kind.from_state_dict(state["average"][kind.__name__[0].lower()]) for kind in (Generator, Encoder)))

@@ -23,6 +23,7 @@ from ..files.fingerprints import fingerprint
 from ..files.io import replace_file
 from ..files.networks import own_random_numbers, tune_allocator
 from ..stylegan2 import EqualLinear, Generator
+from ..recognition import FACE_ZOOM
 from ..inversion import Encoder, pyramid_loss, to_tensor
 from ..training import EMA, Callback, Checkpoint, Learner, Task, training_device
 from .augment import autocast, picture_hash
@@ -156,6 +157,7 @@ class JointNetworks(Task):
         self.config, self.people, self.seed, self.step, c = config, people, config.seed, 0, config
         device = training_device(device)
         self.joint_steps = sum(n for _, n in c.stages)
+        self.zoom = getattr(people, "zoom", FACE_ZOOM)  # crop zoom of the pictures
         self.steps = self.joint_steps + c.polish
         with own_random_numbers(seed=c.seed):
             g = Generator(c.size, c.style_dim, c.channels, n_mlp=4).to(device)
@@ -249,7 +251,8 @@ class JointTask(JointNetworks):
             made, _, deltas = reconstruct(self, full)
             features = self.d(made)[1]  # without features the codes learn to blur uncertain details
             with torch.no_grad(): wanted = self.d(real)[1]
-        return dict(bands=c.bands * pyramid_loss(made, real), features=c.features * feature_error(features, wanted),
+        return dict(bands=c.bands * pyramid_loss(made, real, self.zoom),
+                    features=c.features * feature_error(features, wanted),
                     deltas=c.deltas * deltas.square().mean()) | self.extra(made, real), {}
 
     def joint_terms(self, full, real) -> tuple:  # terms, and what is logged beside them
@@ -267,7 +270,7 @@ class JointTask(JointNetworks):
         d.requires_grad_(True)
         fool, codes = F.softplus(-logits), codes.float()
         moments = (base.mean(0) - codes.mean(0)).square().mean() + (base.std(0) - codes.std(0)).square().mean()
-        terms = dict(bands=c.bands * pyramid_loss(made[:n], real[:n]),
+        terms = dict(bands=c.bands * pyramid_loss(made[:n], real[:n], self.zoom),
                      features=c.features * feature_error([f[:n] for f in features], wanted),
                      adversarial=c.adversarial[0] * fool[:n].mean() + c.adversarial[1] * fool[n:].mean(),
                      deltas=c.deltas * deltas.square().mean(),

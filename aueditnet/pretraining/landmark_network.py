@@ -17,7 +17,8 @@ from ..files import weights
 from ..files.io import cache_dir, content_hash, replace_file
 from ..files.networks import own_random_numbers, tune_allocator
 from ..recognition import AUNet
-from ..synth.identities import PROBED_PICTURES, SETS, identity_landmarks, probed_seeds, rendered_set, set_folder
+from ..synth.identities import (PROBED_PICTURES, SETS, first_identities, identity_landmarks, probed_seeds,
+                                         rendered_set, set_folder)
 from .augment import Augment, PictureLoss, fit_network, predict
 
 # %% ../../nbs/pretraining/landmark_network.ipynb #a8dc35ea
@@ -30,10 +31,12 @@ def landmark_hash(name: str) -> str:  # of `identities.SETS` -> 12 hexadecimal d
     return content_hash(SETS[name], *points, digits=12)
 
 def set_landmarks(name: str = "pretrain",  # one of `identities.SETS`
+                  people: int = None,      # only the first so many; None: all
                   ) -> np.ndarray:         # (N, 68, 2) float32, pixels, in the order of the `IdentitySet`
     "The landmarks of a set's pictures. They take some minutes and are cached, under a hash of those of some people."
-    first, people, each = SETS[name]
-    file = set_folder(name) / f"landmarks-{landmark_hash(name)}.npy"
+    first, everybody, each = SETS[name]
+    part, people = f"-{people}" if people else "", people or everybody
+    file = set_folder(name) / f"landmarks-{landmark_hash(name)}{part}.npy"
     if not file.is_file():
         seeds = tqdm(range(first, first + people), desc=f"landmarks of {name}", delay=3)
         points = np.concatenate([identity_landmarks(seed, each) for seed in seeds]).astype(np.float32)
@@ -75,21 +78,23 @@ def learn_landmarks(pictures,      # (N, S, S, 3) uint8, or an `IdentitySet`
     return network, loss, record
 
 # %% ../../nbs/pretraining/landmark_network.ipynb #17bba133
-def landmark_weights(steps: int = 7200) -> Path:
+def landmark_weights(steps: int = 7200, people: int = None) -> Path:  # people: only the first so many; None: all
     "The weights of the landmark network; trained if they are not in the cache yet."
-    key = content_hash(set_folder("pretrain").name, landmark_hash("pretrain"), steps, digits=12)
+    some = [people] if people else []
+    key = content_hash(set_folder("pretrain").name, landmark_hash("pretrain"), steps, *some, digits=12)
     file = cache_dir() / "evaluators" / f"landmarks-{key}.safetensors"
     if not file.is_file():
         tune_allocator()
-        people, held_out = rendered_set("pretrain"), HELD_OUT * SETS["pretrain"][2]
-        network, _, record = learn_landmarks(people, set_landmarks(), held_out, steps, file=file.with_suffix(".pt"))
+        pictures = first_identities("pretrain", people) if people else rendered_set("pretrain")
+        points, held_out = set_landmarks("pretrain", people), HELD_OUT * SETS["pretrain"][2]
+        network, _, record = learn_landmarks(pictures, points, held_out, steps, file=file.with_suffix(".pt"))
         state = {k: v for k, v in network.state_dict().items() if not k.endswith("num_batches_tracked")}
-        weights.save(file, state, dict(network="AUNet", steps=steps, error=-record["best"]))
+        weights.save(file, state, dict(network="AUNet", steps=steps, people=people, error=-record["best"]))
         file.with_suffix(".pt").unlink(missing_ok=True)
     return file
 
-def landmark_start(steps: int = 7200) -> dict:  # entries of an `AUNet`, all but its last layer's
+def landmark_start(steps: int = 7200, people: int = None) -> dict:  # entries of an `AUNet`, all but its last layer's
     "The start of an AU estimator: the landmark network without its last layer."
-    state, _ = weights.load(landmark_weights(steps))
+    state, _ = weights.load(landmark_weights(steps, people))
     last = max(k.split(".")[1] for k in state if k.startswith("head."))
     return {k: v for k, v in state.items() if not k.startswith(f"head.{last}.")}

@@ -172,10 +172,10 @@ def kind_figures(kinds, read) -> dict:  # of faces, and (n, 12) -> {target: [wor
             "neutral or frown: AU12": pick(of("AU12"), np.isin(kinds, ("neutral", "frown")), np.max)}
 
 def read_photographs(model, folder=None) -> dict:  # a `FaceModel`; as in `photographed_faces`
-    "The record: readings of every face by every reader of the model, and the targets."
+    "The record: what every network of the model reads from every face, not calibrated, and the targets."
     names, kinds, faces = photographed_faces(folder, model.size, model.zoom)
     reading = read_faces(model, faces, np.inf)
-    read = {reading.reader: reading.values} | {part: model.read(faces, model.part(part))
+    read = {reading.reader: reading.values} | {part: model.read(faces, model.part(part), raw=True)
                                                for part in ("au_net", "evaluator", "evaluator_b")}
     read["code"] = model.estimate_codes(model.invert(faces)).numpy()
     rounded = lambda a: np.round(a.astype(float), 2).tolist()

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['READERS', 'STEPS', 'FRAMES', 'reader_people', 'validation_frames', 'agreement_or_error', 'reader_frames',
-           'train_reader', 'train_readers', 'own_folder', 'save_readers']
+           'train_reader', 'calibrate', 'train_readers', 'own_folder', 'save_readers']
 
 # %% ../../nbs/pretraining/readers.ipynb #ed764d28
 import numpy as np
@@ -14,12 +14,12 @@ from ..files.io import cache_dir, content_hash, data_dir
 from ..files.model_folder import check_target
 from ..files.networks import own_random_numbers, pick_device
 from ..data import FOLDS, fold_of
-from ..recognition import FACE_ZOOM, AUNet
+from ..recognition import FACE_ZOOM, AUNet, rising
 from ..pipeline import FaceModel
 from ..runs.streaming import complete_landmarks, index_frames
 from ..runs.train import add_to_card, chosen_people, listed, open_labelled, working_model
 from .au_estimators import (
-    AU_SEED, EVALUATORS, fit_reader, intensity_figures, sharp_and_64)
+    AU_SEED, EVALUATORS, fit_calibration, fit_reader, intensity_figures, sharp_and_64)
 from .augment import predict
 
 # %% ../../nbs/pretraining/readers.ipynb #86992d9d
@@ -80,6 +80,11 @@ def train_reader(part: str,      # a key of `READERS`
     stop = validation_frames(who)
     return *fit_reader(network, x, y, stop, steps, seed, rate, agreement_or_error, file, device), file
 
+def calibrate(network, x, y, who):  # of `reader_frames`
+    "Fit the calibration of an evaluator on the frames that selected its weights."
+    stop = validation_frames(who)
+    network.calibration = rising(fit_calibration(predict(network, x[stop]), y[stop]))
+
 def train_readers(model,             # a `FaceModel`, or what `FaceModel.from_pretrained` takes
                   data=None,         # a folder in DISFA's layout, or of pictures and labels; None: synthdisfa
                   out=None,          # folder for the model with its readers; None: the model's own
@@ -105,6 +110,7 @@ def train_readers(model,             # a `FaceModel`, or what `FaceModel.from_pr
         people = list(dict.fromkeys(groups[group][2].tolist()))
         meta = dict(network=type(network).__name__, zoom=model.zoom, subjects=people, fold=fold,
                     labels=dataset.label_origin) | record
+        if part != "au_net": calibrate(network, *groups[group])
         if tested: meta["figures"] = intensity_figures(network, *tested[:2])
         model.parts[part], model.meta[part] = network.cpu().eval(), meta
         files.append(file)

@@ -26,12 +26,12 @@ from ..files.io import cache_dir, replace_file
 from ..files.reports import markdown_table, save_record
 from ..data import TEST
 from ..stylegan2 import Generator
-from ..recognition import AUNet
+from ..recognition import FACE_ZOOM, AUNet
 from ..inversion import Encoder, Inverter, to_tensor
 from ..training import Callback, Clock
 from ..evaluation import bootstrap_subjects, icc31
 from ..pipeline import FaceModel
-from ..synth.identities import rendered_set
+from ..synth.identities import ZOOM, rendered_set
 from .augment import resample
 from .export import frechet, score, test_frames
 from .generator_training import (
@@ -44,15 +44,15 @@ CONFIG = JointConfig(stages=((64, 3000),), polish=600)  # 57,600 pictures; under
 # %% ../../nbs/pretraining/recipes.ipynb #8b31b0e5
 class Points(nn.Module):
     "The features of a landmark network, layer by layer."
-    def __init__(self, state: dict):  # of an `AUNet`; its last layer is not needed
+    def __init__(self, state: dict,  # of an `AUNet`; its last layer is not needed
+                 zoom: float = FACE_ZOOM):  # crop zoom of the pictures, as in `align.ffhq_quad`
         super().__init__()
-        self.net = AUNet().eval().requires_grad_(False).to(memory_format=torch.channels_last)
+        self.net = AUNet(zoom=zoom).eval().requires_grad_(False).to(memory_format=torch.channels_last)
         self.net.load_state_dict(state, strict=False)
 
     def forward(self, x) -> list:  # (B, 3, S, S) in [-1, 1] -> four feature maps and the hidden layer
         net, maps = self.net, []
-        x = F.interpolate(x, (net.size, net.size), mode="bilinear", align_corners=False, antialias=True)
-        x = x[..., net.rows, net.columns].contiguous(memory_format=torch.channels_last)
+        x = net.window(x)[..., net.columns].contiguous(memory_format=torch.channels_last)
         for layer in net.features:
             x = layer(x)
             if isinstance(layer, nn.AvgPool2d): maps.append(x)
@@ -65,7 +65,7 @@ class PointsTask(JointTask):
     def __init__(self, config: JointConfig, people,
                  start=landmark_start):  # () -> entries of the landmark network
         super().__init__(config, people)
-        self.frozen = Points(start()).to(self.device)
+        self.frozen = Points(start(), self.zoom).to(self.device)
 
     def extra(self, made, real):
         with autocast(self.device):
@@ -121,14 +121,14 @@ def long_run(folder=None):  # of checkpoint and log; None: in the cache
 # %% ../../nbs/pretraining/recipes.ipynb #d94a2618
 class Pooled:
     "An inverter that loses nothing but detail finer than 64 px: the upper bound of these recipes."
-    size, zoom = CONFIG.size, 1.25
+    size, zoom = CONFIG.size, ZOOM
     def invert(self, x, steps=None): return F.avg_pool2d(to_tensor(x), 2)
     def synthesize(self, w): return F.interpolate(w, scale_factor=2, mode="bilinear", align_corners=False)
 
 def averaged(file) -> Inverter:  # the networks of a mark
     average = load_average(file)["average"]
     encoder, generator = Encoder.from_state_dict(average["e"]), Generator.from_state_dict(average["g"])
-    return Inverter(encoder, generator, size_in=CONFIG.size, zoom=1.25)
+    return Inverter(encoder, generator, size_in=CONFIG.size, zoom=ZOOM)
 
 def at_mark(file: Path, model: FaceModel, frames) -> dict:  # pictures, minutes of a core, entries of `export.score`
     "The measures of a mark, kept beside it under a name that holds a hash of the mark, the frames and the evaluators."
@@ -163,7 +163,8 @@ def finish(models: dict,  # name -> `FaceModel` of a finished recipe
         drawn = model.synthesize(g.map(torch.randn(n, g.style_dim, generator=torch.Generator().manual_seed(0))))
         rows.append(made[strongest])
         samples.append(np.stack([resample(p, 64)[::2, ::2] for p in drawn[:18]]))
-        readings[name] = {"a": model.read(made), "b": model.read(made, model.evaluator_b)}
+        readings[name] = {k: model.read(made, model.part(part), raw=True)
+                          for k, part in (("a", "evaluator"), ("b", "evaluator_b"))}
         out[name] = {"frechet": round(frechet(embed(drawn), halves[0]), 4)}
         for evaluator, read in readings[name].items():
             gain = lambda y, ours, first: np.nanmean(icc31(ours, y)) - np.nanmean(icc31(first, y))

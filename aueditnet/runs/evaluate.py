@@ -13,6 +13,7 @@ from rich.console import Console
 from ..files.errors import InputError
 from ..files.io import data_dir
 from ..files.reports import check_report_file, save_record
+from ..files.similarity import EXTRA, LPIPS, kid_available
 from ..facs import AUS
 from ..data import FOLDS, fold_of
 from ..recognition import FACE_ZOOM
@@ -39,11 +40,15 @@ def evaluate_model(model,  # `pipeline.FaceModel`; its networks stay where they 
                    fold: str = None,  # whose people are edited; None: the editor's own test fold
                    subjects=None,   # only these; None: all of the fold
                    each_file: bool = None, confidence: float = None,  # as in `runs.train.open_labelled`
+                   lpips=None,      # also real LPIPS: the file of AlexNet's weights, or "cached" for PyTorch's own
+                   with_kid: bool = False,  # also the kernel distance on the grid; needs torchmetrics
                    ) -> dict:        # "frames", "counterfactual": `Report`; "leakage", "response", "round_trip"
     """Evaluate a model on people that it was not trained on, print the tables and write the record. The counterfactual
     grid is left out where it shows none of them, or its pictures (128 px, crop zoom 1.25) are not the model's.
     Raises `InputError` for people that editor or evaluators were trained on."""
     if out is not None: check_report_file(out)
+    if with_kid and not kid_available(): raise InputError(f"KID {EXTRA}")
+    if lpips is not None: lpips = LPIPS.load(None if lpips == "cached" else lpips)
     folder, say = Path(data or data_dir() / "synthdisfa"), Console().print
     if fold is None: fold = (model.meta.get("editor") or {}).get("fold", "P3") if model.editor is not None else "P3"
     if fold not in FOLDS: raise InputError(f"fold {fold!r}: not one of {', '.join(FOLDS)}")
@@ -57,12 +62,13 @@ def evaluate_model(model,  # `pipeline.FaceModel`; its networks stay where they 
         say(f"left out, fewer than two frames that can be aligned: {listed(few)}")
     if not (people := [s for s in people if s not in set(few)]):
         raise InputError(f"{folder}: no subject of the test fold has two frames, and edits lead from frame to frame")
-    frames = Evaluation(model, EvaluationSet.frame_pairs(dataset, model.size, model.zoom, people, pairs))
+    frames = Evaluation(model, EvaluationSet.frame_pairs(dataset, model.size, model.zoom, people, pairs), lpips)
     record = {"frames": frames.report()}
     grid = folder / "counterfactual" / "truth.csv"
     if grid.is_file() and (model.size, model.zoom) == (128, FACE_ZOOM):
         if own := [s for s in people if f",{s}," in grid.read_text(errors="replace")]:
-            record["counterfactual"] = evaluate(model, EvaluationSet.counterfactual(grid.parent, model.size, own))
+            edits = EvaluationSet.counterfactual(grid.parent, model.size, own)
+            record["counterfactual"] = evaluate(model, edits, lpips=lpips, with_kid=with_kid)
     for report in record.values(): say(report.table())
     leak, curve, back = (f(model, frames.neutral) for f in (leakage_matrix, response_curve, round_trip))
     record |= {"leakage": leak, "response": curve, "round_trip": back}

@@ -6,7 +6,7 @@
 __all__ = ['SIZES', 'SOURCES', 'of_type', 'known_key', 'from_settings', 'check_config', 'fitting_config', 'first_process',
            'load_config', 'training_people', 'chosen_people', 'fold_people', 'listed', 'open_labelled', 'working_model',
            'left_out', 'Settings', 'write_history', 'add_to_card', 'train', 'check_estimator', 'description',
-           'save_run']
+           'JoinedRows', 'joined', 'save_run']
 
 # %% ../../nbs/runs/train.ipynb #c3415efb
 import difflib
@@ -18,17 +18,21 @@ from dataclasses import asdict, fields, is_dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from ..files.errors import InputError
+from ..files.fingerprints import fingerprint
 from ..files.io import data_dir, replace_file
+from ..files.latents import Rows
 from ..files.model_folder import REMEDIES
 from ..files.networks import own_random_numbers
-from ..data import FOLDS, SUBJECTS, TRAIN, fold_of, open_dataset
+from ..data import FOLDS, SUBJECTS, TRAIN, Codes, fold_of, open_dataset
 from ..editor import AUEditNet
 from ..losses import EditLoss
 from ..training import (Callback, Clock, Progress, TrainConfig, fit_editor, frozen_networks,
                                 training_device)
 from ..pipeline import FaceModel
+from .gain import fit_gain
 from .streaming import labelled_codes
 
 # %% ../../nbs/runs/train.ipynb #b57eea6a
@@ -73,7 +77,8 @@ def check_config(config: TrainConfig, where: str = "settings") -> TrainConfig:
         of_type(value, SIZES[name], f"{where}: sizes.{name}")
     least = {"steps": 1, "every": 1, "checkpoint_every": 1, "batch.pairs": 1, "loss.rendered": 0, "loss.unseen": 0,
              "loss.size": 4, "lr": 1e-12, "weight_decay": 0, "ema": 0, "batch.mirror": 0, "batch.interpolation": 0,
-             "sizes.hidden": 1, "sizes.embed": 1, "sizes.rank": 1, "sizes.dropout": 0, "sizes.noise": 0}
+             "sizes.hidden": 1, "sizes.embed": 1, "sizes.rank": 1, "sizes.dropout": 0, "sizes.noise": 0,
+             "batch.requests": 0}
     sizes = SIZES | config.sizes
     for name, low in least.items():
         group, _, key = name.rpartition(".")
@@ -81,6 +86,9 @@ def check_config(config: TrainConfig, where: str = "settings") -> TrainConfig:
         if value < low: raise InputError(f"{where}: {name} is {value:g}, at least {low:g} expected")
         if key in ("ema", "mirror", "interpolation", "dropout") and value > 1:
             raise InputError(f"{where}: {name} is {value:g}, at most 1 expected")
+    if config.loss.rendered + config.batch.requests > config.batch.pairs:
+        raise InputError(f"{where}: loss.rendered + batch.requests is {config.loss.rendered + config.batch.requests}, "
+                         f"more than the {config.batch.pairs} pairs of a batch (batch.pairs)")
     if config.loss.rendered + config.loss.unseen > config.batch.pairs:
         raise InputError(f"{where}: loss.rendered + loss.unseen is {config.loss.rendered + config.loss.unseen}, more "
                          f"than the {config.batch.pairs} pairs of a batch (batch.pairs)")
@@ -205,6 +213,7 @@ def train(model="heads128",            # a `FaceModel`, or what `FaceModel.from_
           frames_per_subject: int = None,  # at most so many of each, evenly spread; None: 400
           device="auto",               # "auto", "cpu", "cuda", "mps"; a given `FaceModel` stays where it is
           each_file: bool = None, confidence: float = None,  # as in `open_labelled`
+          more=None,                   # (people, inverter, picture side) -> `Codes` of other labelled pictures of them
           ) -> FaceModel:              # a copy of the model with the trained editor; also in `out`/model
     """Train AUEditNet on the people of two folds. Raises `InputError` for unusable data, weights, settings or folders
     before anything is computed."""
@@ -214,19 +223,26 @@ def train(model="heads128",            # a `FaceModel`, or what `FaceModel.from_
     call = dict(model=str(getattr(model.origin, "name", None) if isinstance(model, FaceModel) else model),
                 data=str(data or "synthdisfa"), fold=fold, subjects=subjects, frames_per_subject=frames_per_subject)
     call |= {k: v for k, v in dict(each_file=each_file, confidence=confidence).items() if v is not None}
+    if more: call["more"] = getattr(more, "__name__", type(more).__name__)
     model, dataset = working_model(model, device), open_labelled(data, subjects, each_file, confidence)
     people = training_people(dataset, fold, subjects)
     check_estimator(model, dataset, fold)
     networks, config = frozen_networks(model), fitting_config(config, model.inverter)
     say = print if first_process() else lambda text: None
+    EditLoss(config.loss, **networks).check(config.batch.pairs)
     for line in left_out(networks, config.loss): say(line)
     codes = labelled_codes(dataset, model.inverter, people, config.every, frames_per_subject or 400, config.loss.size)
-    say(f"{len(codes.y)} frames of {len(people)} people, labels {dataset.label_origin}; test fold {fold}")
+    frames, others = len(codes.y), more(people, model.inverter, config.loss.size) if more else None
+    if more: codes = joined(codes, others)
+    say(f"{frames} frames of {len(people)} people, labels {dataset.label_origin}; test fold {fold}")
+    if more: say(f"{len(others.y)} further labelled pictures ({call['more']})")
     callbacks = [clock := Clock(), Progress(), Settings(out / "config.json", asdict(config) | {"call": call})]
     editor, history = fit_editor(codes, config, networks, out, callbacks=callbacks, device=device)
     if not first_process(): return model
+    fit_gain(model, codes, editor)
     write_history(out / "history.csv", history.rows)
-    meta = description(model, editor, history.rows, config, dataset, people, len(codes.y), fold, clock.seconds)
+    meta = description(model, editor, history.rows, config, dataset, people, frames, fold, clock.seconds)
+    if more: meta["more"] = {"pictures": len(others.y), "of": call["more"]}
     return save_run(model, editor, meta, out / "model")
 
 # %% ../../nbs/runs/train.ipynb #963dccd3
@@ -245,6 +261,27 @@ def description(model, editor, rows, config, dataset, people, frames, fold, seco
     return dict(network="AUEditNet", **editor.config, fold=fold, subjects=people, labels=dataset.label_origin,
                 frames=frames, seconds=round(seconds), training=asdict(config), terms=ends, space=model.space())
 
+class JoinedRows(Rows):
+    "The rows of several arrays, one after the other. What is on disk stays there."
+    def __init__(self, *parts):  # tensors or `Rows`
+        self.parts = [(part, np.arange(len(part))) for part in parts]
+        self._ends = np.cumsum([len(part) for part in parts])
+        self.shape = torch.Size([int(self._ends[-1]), *parts[0].shape[1:]])
+    def fingerprint(self) -> str: return fingerprint([part for part, _ in self.parts])
+
+def joined(codes, more) -> Codes:
+    """The codes of labelled frames, and of other labelled pictures. The people of `more` count as further people, since
+    the pictures of a pair differ in nothing but their labels. Raises `InputError` for codes of different kinds."""
+    def both(name):
+        a, b = getattr(codes, name), getattr(more, name)
+        if a is None and b is None: return None
+        if a is None or b is None: raise InputError(f"codes: {name} of some of them are missing, all or none have them")
+        if a.shape[1:] != b.shape[1:]:
+            raise InputError(f"codes: {name} of shape {tuple(a.shape[1:])} and {tuple(b.shape[1:])} do not go together")
+        return torch.cat([a, b]) if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor) else JoinedRows(a, b)
+    parts = {name: both(name) for name in ("w", "y", "mirrored", "pictures")}
+    return Codes(person=torch.cat([codes.person, more.person + int(codes.person.max()) + 1]), **parts)
+
 def save_run(model, editor, meta, folder) -> FaceModel:
     "Write the model folder of a run, with a section of its card on the editor."
     old = model.origin.folder / "README.md" if model.origin and model.origin.folder else None
@@ -253,6 +290,7 @@ def save_run(model, editor, meta, folder) -> FaceModel:
     rows = {"trained on": f"{meta['frames']} frames of {len(meta['subjects'])} people: {listed(meta['subjects'])}",
             "labels": meta["labels"], "test fold": meta["fold"], "steps": meta["training"]["steps"],
             "seconds": meta["seconds"], "seed": meta["training"]["seed"]}
+    if "more" in meta: rows["further pictures"] = "{pictures} of `{of}`".format_map(meta["more"])
     rows |= {f"loss term `{k}`, first and last 20 steps": f"{a:.4f}, {b:.4f}" for k, (a, b) in meta["terms"].items()}
     add_to_card(folder, "Editor", rows, "`aueditnet evaluate` measures its edits of people that it was not trained on.")
     return model

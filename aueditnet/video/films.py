@@ -17,12 +17,12 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from ..align import align_face, ffhq_quad
+from ..align import align_face, face_number, ffhq_quad
 from ..facs import AUS, to_dict, to_vector
 from ..files.errors import InputError
 from ..files.picture_formats import edited_note
 from ..files.videofile import Frame, VideoReader, VideoWriter
-from ..inversion import refine, to_tensor
+from ..inversion import to_tensor
 from ..photographs.reading import measure_faces, read_faces
 from ..photographs.tuning import at_readings
 from ..photographs.warping import Motion, compose, face_mask, motion, put_back
@@ -66,7 +66,8 @@ def align_frames(pipeline,   # a `Pipeline`
                  landmark_width: float = LANDMARK_WIDTH,  # of the Gaussian over the landmarks, seconds
                  keep: bool = True,   # the whole frames; without them less memory is taken
                  ):
-    """`FaceFrame`s with their faces cut out."""
+    """`FaceFrame`s with their faces cut out. Raises `InputError` for a number that no face can have."""
+    face = face_number(face)
     def followed():
         if align: yield from FaceTracker(face).track(frames) if sightings is None else zip(frames, sightings)
         is_cut, shot = CutDetector(), 0
@@ -110,8 +111,7 @@ def invert_frames(pipeline,      # a `Pipeline`
                     due, last = face.frame.time + 1.5 * CORRECTION_WIDTH - 1e-6, face.shot
             if chosen and inverter.steps and refined:
                 w, crops = torch.stack([f.w for f in chosen]), to_tensor(np.stack([f.crop for f in chosen]))
-                own = w.to(inverter.generator.device)
-                better = refine(inverter.generator, own, crops, inverter.steps, zoom=inverter.zoom)
+                better = inverter.refine(w.to(inverter.generator.device), crops)   # as `invert` does for a still
                 for face, correction in zip(chosen, (better.cpu() - w).numpy()): face.correction = correction
             yield from part
 

@@ -12,7 +12,7 @@ from tempfile import SpooledTemporaryFile
 
 import numpy as np
 
-from ..align import Face, align_face
+from ..align import Face, align_face, face_number
 from ..files.errors import InputError
 from ..files.videofile import VideoReader
 from ..photographs.checks import check_tuning, stop, warnings_of
@@ -125,7 +125,7 @@ def meet(pipeline,        # a `Pipeline`
          ) -> Person:
     """Find a person in a video and tune the generator to them. Raises `InputError` without a face, and, without `force`,
     where most frames or the tuning give cause for a warning."""
-    found, items = _candidates(pipeline, file, face, align, progress)
+    found, items = _candidates(pipeline, file, face_number(face), align, progress)
     if not items: raise InputError(f"{file}: {no_face(found.counts)}")
     w = pipeline.inverter.invert(np.stack([crop for *_, crop in items]), steps=0).cpu()
     notes, warnings = _warnings(pipeline, items, w), []

@@ -15,8 +15,7 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
-from ..align import align_face, dlib_file, dlib_models, ffhq_quad, find_faces
-from ..files.errors import InputError
+from ..align import align_face, dlib_file, dlib_models, face_number, ffhq_quad, find_faces
 from ..photographs.checks import AWAY, head_pose
 
 # %% ../../nbs/video/tracking.ipynb #aaac150b
@@ -157,8 +156,8 @@ class PersonSearch:
     """Where one person is in a frame, by position and identity."""
 
     def __init__(self, face: int = 1):  # which one, in the first frame with so many faces; 1 is the largest
-        if face < 1: raise InputError(f"face {face}: faces are numbered 1, 2, ..., 1 is the largest")
-        self.face, self.is_replaced, self.waiting = face, CutDetector(), 0  # waiting: frames since the last recognition
+        self.face, self.is_replaced = face_number(face), CutDetector()
+        self.waiting = 0  # frames since the last recognition
         self.before, self.last, self.box = Sighting(), None, None  # the frame before; landmarks and box in this shot
         self.seen = self.checked = self.searched = -np.inf  # seconds: face detected, recognised, picture searched
         self.who = Identity()
