@@ -27,6 +27,7 @@ from aueditnet.training import (EMA, Accelerated, Callback, Checkpoint, Clock, E
 STEPS, KILLS = 60, 10
 MOMENTS = "before the step", "after the step", "while a checkpoint is written"
 SMALL = dict(hidden=16, embed=8, rank=2)
+HALF_SEEN = LossConfig(size=16, rendered=8, unseen=8)   # of 16 pairs
 
 
 def toy_codes():
@@ -434,7 +435,8 @@ TOLERANCE = 1e-4  # relative; sums are taken in another order, and the differenc
 
 def accelerated(out=None, **config):
     """A run without noise in the network (two processes would draw their own) and without terms in bfloat16."""
-    editor, history = toy_run(readers=False, steps=20, sizes=dict(**SMALL, dropout=0., noise=0.), batch=BatchConfig(pairs=16), **config)
+    settings = dict(steps=20, sizes=dict(**SMALL, dropout=0., noise=0.), batch=BatchConfig(pairs=16), loss=HALF_SEEN) | config
+    editor, history = toy_run(readers=False, **settings)
     if out and not torch.distributed.get_rank():
         torch.save((editor.state_dict(), history.rows, torch.distributed.get_world_size()), out)
     return editor, history
@@ -467,7 +469,7 @@ class Watch(Callback):
 def with_noise(folder, watch):
     torch.manual_seed(torch.distributed.get_rank() if torch.distributed.is_initialized() else 0)   # of the caller: has no influence
     before = torch.get_rng_state()
-    editor, history = toy_run(folder, [watch], readers=False, steps=10, batch=BatchConfig(pairs=16))
+    editor, history = toy_run(folder, [watch], readers=False, steps=10, batch=BatchConfig(pairs=16), loss=HALF_SEEN)
     assert torch.equal(before, torch.get_rng_state())
     return editor.state_dict(), history.rows, torch.stack(watch.states), watch.saved
 
@@ -501,7 +503,7 @@ def test_two_processes_are_one_with_the_doubled_batch(tmp_path):
         assert [r[name] for r in rows] == pytest.approx([r[name] for r in history.rows], rel=TOLERANCE), name
     for name, value in editor.state_dict().items():
         assert torch.allclose(value, weights[name], rtol=TOLERANCE, atol=1e-5), name
-    half = toy_run(readers=False, steps=20, sizes=dict(**SMALL, dropout=0., noise=0.), batch=BatchConfig(pairs=8))[1].rows
+    half = accelerated(batch=BatchConfig(pairs=8), loss=replace(HALF_SEEN, unseen=0))[1].rows
     assert abs(half[-1]["latent"] / rows[-1]["latent"] - 1) > 100 * TOLERANCE  # a single process's own share is another run
 
 
