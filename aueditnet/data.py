@@ -17,7 +17,7 @@ import torch
 from .files.disfa_files import common_length, find_files, read_landmarks
 from .files.errors import InputError
 from .files.label_files import find_labelled
-from .files.latents import IN_MEMORY, Codes
+from .files.latents import Codes
 from .files.videofile import PlaceReader
 from .facs import AUS, LETTERS, N_DRAWS, draw_requests
 

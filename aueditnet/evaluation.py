@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MEASURES', 'icc31', 'mae', 'mse', 'agreement', 'bootstrap_subjects', 'face_box', 'EvaluationSet',
            'read_counterfactual', 'off_diagonal', 'finite_mean', 'summarise', 'Evaluation', 'evaluate', 'edit_one_au',
-           'similarity', 'change', 'leakage', 'leakage_matrix', 'response_curve', 'round_trip']
+           'similarity', 'change', 'leakage', 'leakage_matrix', 'mean_readings', 'response_curve', 'round_trip']
 
 # %% ../nbs/10_evaluation.ipynb #5f8609f6
 from dataclasses import dataclass, field
@@ -289,6 +289,11 @@ def leakage_matrix(model,        # `pipeline.FaceModel`
     return {"aus": found["leak"], **{name: found[name] for name in ("identity", "pose", "light")}}
 
 # %% ../nbs/10_evaluation.ipynb #1cc9e042
+def mean_readings(model, w, editor, at, reader=None, aus=AUS) -> np.ndarray:  # (len(at), len(aus))
+    "What an evaluator, None is the first, reads of codes (n, L, d) with one AU requested; means over the faces."
+    def reading(k, value): return model.read(edit_one_au(model, editor, w, k, value), reader)[:, k].mean()
+    return np.array([[reading(AUS.index(au), value) for au in aus] for value in at])
+
 def response_curve(model,        # `pipeline.FaceModel`
                    w,            # (n, L, d) latent codes of faces
                    editor=None,  # None is the model's own
@@ -296,8 +301,7 @@ def response_curve(model,        # `pipeline.FaceModel`
                    ) -> dict:    # "requested" (m,), "measured" (m, 12); "slope", "r2", "monotonic", "fall" (12,)
     """Measured against requested intensity, one AU at a time, means over faces. "slope" and "r2" are of a straight line
     within 0 to 5, "monotonic" is the share of steps that do not fall, "fall" the largest fall from -1 to 6."""
-    def reading(k, value): return model.read(edit_one_au(model, editor or model.editor, w, k, value))[:, k].mean()
-    measured = np.array([[reading(k, value) for k in range(len(AUS))] for value in at])
+    measured = mean_readings(model, w, editor or model.editor, at)
     x = np.array(at, float)
     inside = (x >= 0) & (x <= 5)
     (slope, _), residual, *_ = np.polyfit(x[inside], measured[inside], 1, full=True)

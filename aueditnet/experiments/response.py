@@ -18,6 +18,7 @@ from ..files.reports import Measurement, Report, markdown_table, save_record
 from ..facs import AUS
 from ..data import DISFA, TEST
 from ..align import neutral_faces
+from ..recognition import calibrated
 from ..evaluation import bootstrap_subjects, edit_one_au
 from ..pipeline import FaceModel
 from ..baselines.pixel_editors import LATENT, load_editor
@@ -36,8 +37,9 @@ def responses(model,    # `FaceModel`
         for value in at:
             x = pictures(k, value)
             for letter, evaluator in (("a", model.evaluator), ("b", model.evaluator_b)):
-                for name, raw in ((letter, False), (f"{letter}_raw", True)):
-                    found.setdefault((name, k), []).append(model.read(x, evaluator, raw=raw)[:, k])
+                raw = model.read(x, evaluator, raw=True)
+                for name, readings in ((letter, calibrated(evaluator, raw)), (f"{letter}_raw", raw)):
+                    found.setdefault((name, k), []).append(readings[:, k])
     names = dict.fromkeys(name for name, _ in found)
     return {name: np.stack([np.stack(found[name, k], 1) for k in range(len(AUS))], 1) for name in names}
 

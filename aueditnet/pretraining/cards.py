@@ -150,9 +150,12 @@ def write_cards(which):
 
 def write_editor_card(name: str = "heads128-editor"):
     "The card of an editor, from the header of its weights. `aueditnet evaluate` measures its edits."
-    header = weights.load(name)[1]
+    state, header = weights.load(name)
     config, subjects, terms = header["training"], header["subjects"], header.get("terms", {})
     figures = {f"loss term `{k}`, first 20 steps and last 20": f"{a:.4f}, {b:.4f}" for k, (a, b) in terms.items()}
+    if (gain := state.get("response")) is not None:
+        taken = {au: ", ".join(f"{v:.1f}" for v in row) for au, row in zip(AUS, gain.tolist())}
+        figures |= {f"gain of {au}: what is taken for 0, 1 ... 7": row for au, row in taken.items()}
     weights.write_card(name, {
         "what": "AUEditNet between heads128-encoder and heads128-generator",
         "trained on": f"pairs of {header['frames']} frames of {len(subjects)} subjects, balanced over AUs; labels "

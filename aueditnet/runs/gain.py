@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from ..files.errors import InputError
 from ..facs import AUS
 from ..editor import Editor
-from ..evaluation import edit_one_au
+from ..evaluation import mean_readings
 
 # %% ../../nbs/runs/gain.ipynb #4069722f
 ASKED = tuple(map(float, range(11)))  # intensities whose response is measured
@@ -44,9 +44,7 @@ def measured_response(model, w, editor,  # `FaceModel`, codes (n, L, d) of calm 
     "What pictures show where one action unit is requested, and the others are kept."
     reader = reader or instrument(model) or model.require("evaluator")
     if not gain and hasattr(editor, "without_gain"): editor = editor.without_gain()
-    numbers = [AUS.index(au) for au in aus]
-    def reading(k, value): return model.read(edit_one_au(model, editor, w, k, value), reader)[:, k].mean()
-    return np.array([[reading(k, value) for k in numbers] for value in tqdm(at, "gain", leave=False, delay=30)])
+    return mean_readings(model, w, editor, tqdm(at, "gain", leave=False, delay=30), reader, aus)
 
 # %% ../../nbs/runs/gain.ipynb #bbc4224a
 def inverse_response(measured,  # (m, 12) of `measured_response`

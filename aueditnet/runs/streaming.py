@@ -242,7 +242,7 @@ def labelled_codes(dataset,               # of `data.open_dataset`
                    per_subject: int = 400,  # and of one subject at most so many, evenly spread; None: all
                    picture_size: int = 64,  # side of the pictures that are kept, pixels
                    workers: int = None,   # as in `stream`
-                   ) -> Codes:            # in memory, or on disk where a part is larger than `data.IN_MEMORY`
+                   ) -> Codes:            # in memory, or on disk where a part is larger than `files.latents.IN_MEMORY`
     "The codes of labelled frames, computed once: `index_frames`, and what fits is read into memory."
     return index_frames(dataset, inverter, subjects, every, per_subject, picture_size, None, workers).loaded()
 

@@ -22,9 +22,9 @@ from ..files.latents import cache_latents
 from ..data import SUBJECTS, Codes
 from ..recognition import FACE_ZOOM, resized
 from ..inversion import to_tensor, to_uint8
-from .identities import aligned_camera, random_expression
+from .identities import aligned_camera
 from .render import render
-from .synthdisfa import FIRST_SEED, stage
+from .synthdisfa import combinations, stage
 
 # %% ../../nbs/synth/counterfactual.ipynb #61281dfc
 SINGLE, MIXES = (-2., 1., 3., 5., 6.5), 12
@@ -41,11 +41,7 @@ def expressions(subject: str,     # "SN001" ...: its combinations are its own
     """The intensities of a subject's counterfactual pictures. Raises `InputError` for an unknown subject."""
     if subject not in SUBJECTS: raise InputError(f"{subject!r}: not a subject of synthdisfa ({SUBJECTS[0]} ...)")
     rows = [np.zeros(12, np.float32)] + [np.eye(12, dtype=np.float32)[k] * v for k in range(12) for v in single]
-    rng, drawn = np.random.default_rng([FIRST_SEED + SUBJECTS.index(subject), 29]), []
-    while len(drawn) < mixes:
-        au = np.round(random_expression(rng), 3)
-        if (au > 0.5).sum() >= 2: drawn.append(au)
-    return np.stack(rows + drawn)
+    return np.stack(rows + combinations(subject, 29, mixes))
 
 # %% ../../nbs/synth/counterfactual.ipynb #ec38fea1
 def render_subject(subject: str, intensities) -> np.ndarray:  # (n, 12) -> (n, 128, 128, 3) uint8

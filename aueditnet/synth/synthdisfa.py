@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FRAMES', 'RATE', 'HEIGHT', 'WIDTH', 'FIRST_SEED', 'EXPRESSION_ODDS', 'CARD', 'draw_activity', 'smooth_noise',
-           'strong_units', 'Recording', 'stage', 'fixed_camera', 'write_video', 'write_subject',
+           'strong_units', 'Recording', 'stage', 'fixed_camera', 'write_video', 'write_subject', 'combinations',
            'counterfactual_expressions', 'write_counterfactual', 'census', 'census_table', 'markdown_table',
            'data_card', 'make']
 
@@ -148,17 +148,21 @@ def write_subject(subject,                # "SN001" ...
     return labels
 
 # %% ../../nbs/synth/synthdisfa.ipynb #d11ec70f
+def combinations(subject: str, key: int, n: int) -> list:  # of (12,) intensities with at least two action units
+    "Random expressions of a subject; another key draws others."
+    rng, drawn = np.random.default_rng([FIRST_SEED + SUBJECTS.index(subject), key]), []
+    while len(drawn) < n:
+        au = np.round(random_expression(rng), 3)
+        if (au > .5).sum() >= 2: drawn.append(au)
+    return drawn
+
 def counterfactual_expressions(subject):
     "{name: intensities (12,)} of a subject: neutral, every action unit alone at 1 to 5, twenty combinations."
     grid = {"neutral": np.zeros(12, np.float32)}
     for i, name in enumerate(AUS):
         for intensity in range(1, 6):
             grid[f"{name}_{intensity}"] = np.eye(12, dtype=np.float32)[i] * intensity
-    rng, mixes = np.random.default_rng([FIRST_SEED + SUBJECTS.index(subject), 23]), []
-    while len(mixes) < 20:
-        au = np.round(random_expression(rng), 3)
-        if (au > .5).sum() >= 2: mixes.append(au)
-    return grid | {f"mix_{k:02d}": au for k, au in enumerate(mixes, 1)}
+    return grid | {f"mix_{k:02d}": au for k, au in enumerate(combinations(subject, 23, 20), 1)}
 
 def write_counterfactual(subject, root, tick=lambda: None):
     "Render the counterfactual pictures of a subject as aligned 128 px PNG files. Returns their lines of `truth.csv`."
