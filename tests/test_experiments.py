@@ -293,19 +293,21 @@ def test_a_case_that_does_not_run_is_a_line_of_the_table():
 
 
 def test_responses_of_known_readers():
-    """An evaluator that reads the brightness: the summary names curves, errors and falls."""
+    """Evaluators that read the intensity twice as high, which a calibration puts right: curves, errors and falls."""
     def pictures(k, value): return np.array([[k, value, face] for face in (-1, 0, 1)])
-    def read(x, evaluator, raw=False):
+    def evaluator(offset): return SimpleNamespace(offset=offset, calibrated=lambda readings: readings / 2)
+    def read(x, evaluator, raw):
+        assert raw   # each picture is read once; what is calibrated comes of the same reading
         found = np.zeros((3, 12))
-        found[:, x[0, 0]] = x[:, 1] * (1.1 if raw else 1) + evaluator + x[:, 2]
+        found[:, x[0, 0]] = x[:, 1] + evaluator.offset + x[:, 2]
         if x[0, 0] == 2: found[:, 2] = np.minimum(found[:, 2], 9 - x[:, 1])   # AU4 falls again
-        return found
-    model = SimpleNamespace(evaluator=0, evaluator_b=0.5, read=read)
+        return 2 * found
+    model = SimpleNamespace(evaluator=evaluator(0), evaluator_b=evaluator(0.5), read=read)
     found = response.responses(model, pictures)
     assert set(found) == {"a", "b", "a_raw", "b_raw"} and all(v.shape == (3, 12, 10) for v in found.values())
     m = response.summarise_responses(found, ["x", "y", "z"], n=100)
     assert (m["a 3"].by_au["AU1"], m["a 3"].low, m["a 3"].high) == (3, 2, 4) and m["b 3"].by_au["AU1"] == 3.5
-    assert m["worst a"].by_au["AU1"] == 0 and m["worst a_raw"].by_au["AU1"] == pytest.approx(0.5)
+    assert m["worst a"].by_au["AU1"] == 0 and m["worst a_raw"].by_au["AU1"] == 5
     assert m["fall a"].by_au["AU1"] == -1 and m["fall a"].value == m["fall a"].by_au["AU4"] > 0
     assert m["r2 a"].by_au["AU1"] == pytest.approx(1) and m["error b"].value == pytest.approx(0.5, abs=0.2)
     record = {"edits": Report({"AUEditNet": m}, {"requested": response.AT}), "renders": Report({}, {"requested": (0, 1)})}
