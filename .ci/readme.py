@@ -34,7 +34,8 @@ def readme(notebook):
     for cell in json.loads(Path(notebook).read_text(encoding="utf-8"))["cells"]:
         source = "".join(cell["source"])
         if cell["cell_type"] == "markdown":
-            parts.append(relink(source))
+            if "images/strip.webp" not in source:   # sliders, which only the pages have
+                parts.append(relink(source))
         elif cell["cell_type"] == "code" and not re.search(r"^#\|\s*hide\b", source, re.M):
             if not re.search(r"^#\|\s*echo:\s*false", source, re.M):
                 parts.append(f"```python\n{source.strip()}\n```")

@@ -11,14 +11,14 @@ from typing import Annotated, Optional
 
 import typer
 
-from .commands import faces
+from .commands import faces, tables
 from .commands.apps import apps_app
 from .commands.files import files_app, lessons_app
 from .commands.options import (BUNDLED, Align, AlignOrGuess, Crop, Device, Face, Faces, Force, Model,
                                         OneLineErrors, Refine, Smooth, Steps, Tune, argument, check_output, flag,
-                                        given, is_video, option, request, result)
+                                        given, is_video, option, request, result, resumable)
 from .commands.training import training_app
-from .files.errors import InputError
+from .files.errors import InputError, show_messages
 
 # %% ../nbs/cli.ipynb #f0232a19
 app = typer.Typer(cls=OneLineErrors, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
@@ -35,7 +35,8 @@ def _version(wanted: bool):
 
 @app.callback()
 def main(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True,
-                                               help="Print the version and exit.")] = False): pass
+                                               help="Print the version and exit.")] = False):
+    show_messages()
 
 # %% ../nbs/cli.ipynb #a1556196
 def _pipeline(model, refine, device):
@@ -148,13 +149,37 @@ def transfer(source: Path = argument("The photograph to edit."),
         faces.change_crop(pipe, file, out, change, align, face, tune, steps, force)
     typer.echo(f"written to {out}")
 
+# %% ../nbs/cli.ipynb #6f38ee27
 @app.command(**PANEL)
-def estimate(image: Path = argument("A photograph."), face: Faces = None, align: Align = True, refine: Refine = None,
-             model: Model = BUNDLED, device: Device = "auto"):
-    "Print the intensities of the 12 AUs that a face shows, and how far the networks that read them agree."
-    _check_options(False, face, False, align, None, None)
-    file, pipe = _opened(image, align), _pipeline(model, refine, device)
-    faces.each_face(file, face, lambda number: faces.print_readings(pipe, file, align, number))
+def estimate(image: Path = argument("A photograph, a folder of pictures, or a video."),
+             out: Optional[Path] = result(None, "A table (.csv), compulsory for a folder and a video: a row for each "
+                 "face of a picture, or for each frame. A picture without a reading has a row with the reason in the "
+                 "column error. A folder's table that is there already is continued."),
+             openface: bool = flag("For a video: OpenFace's column names, and its frame numbers from 1.", "--openface"),
+             face: Faces = None, align: Align = True, refine: Refine = None, model: Model = BUNDLED,
+             device: Device = "auto"):
+    """Read the intensities of the 12 AUs that a face shows, and how far the networks that read them agree.
+
+    They are printed, or written as a table: [bold]aueditnet estimate FOLDER -o aus.csv[/]. All faces of a picture have
+    a row there unless --face names one. An interrupted run goes on where it was."""
+    folder = image.is_dir()
+    video = not folder and is_video(image)
+    _check_options(video, face, False, align, None, None)
+    if openface and not video: raise InputError(f"{image}: no video; --openface is for videos")
+    if out: check_output(out, (".csv",))
+    elif folder or video: raise InputError(f"{image}: a {'folder' if folder else 'video'}; name the table: -o aus.csv")
+    if not out:
+        file, pipe = _opened(image, align), _pipeline(model, refine, device)
+        return faces.each_face(file, face, lambda number: faces.print_readings(pipe, file, align, number))
+    pipe, number = _pipeline(model, refine, device), None if face == "all" else face
+    if video: said, notes = tables.estimate_video(pipe, image, out, openface, align, number or 1)
+    elif folder:
+        with resumable(f"finished pictures stay in {out}; the same command continues"):
+            said, notes = tables.estimate_folder(pipe, image, out, align, number)
+    else: said, notes = "", tables.estimate_picture(pipe, image, out, align, number)
+    faces.warn(*notes)
+    if said: typer.echo(said)
+    typer.echo(f"written to {out}")
 
 @app.command(**PANEL)
 def invert(source: Path = argument("A folder with pictures, or a video."),
@@ -163,7 +188,8 @@ def invert(source: Path = argument("A folder with pictures, or a video."),
     "Invert all pictures of a folder or all frames of a video once, and keep their latent codes."
     from aueditnet.runs import folders
     inverter = _pipeline(model, refine, device).inverter
-    cache = folders.invert(source, out, inverter, align)
+    with resumable(f"finished shards stay in {out}; the same command continues"):
+        cache = folders.invert(source, out, inverter, align)
     typer.echo(f"{len(cache.frames)} of {len(cache)} pictures inverted")
     for why in list(cache.problems.values())[:20]: typer.echo(f"  no code: {why}")
     if (more := len(cache.problems) - 20) > 0: typer.echo(f"  and {more} more, all listed in {out / 'manifest.json'}")

@@ -7,6 +7,7 @@ __all__ = ['FOLDS', 'TRAIN', 'TEST', 'SUBJECTS', 'read_labels', 'fold_of', 'DISF
            'intensity_table', 'PairSampler', 'BatchConfig', 'PairBatches']
 
 # %% ../nbs/02_data.ipynb #8ec28028
+import logging
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .files.disfa_files import common_length, find_files, read_landmarks
+from .files.disfa_files import common_length, find_files, read_landmarks, read_lines
 from .files.errors import InputError
 from .files.label_files import find_labelled
 from .files.latents import Codes
@@ -22,21 +23,14 @@ from .files.videofile import PlaceReader
 from .facs import AUS, LETTERS, N_DRAWS, draw_requests
 
 # %% ../nbs/02_data.ipynb #f992132c
-def read_labels(file,  # label file of one AU: `frame,intensity` on each line, frames from 1
-                ) -> np.ndarray:  # (frames,) float32 intensities 0-5
+def read_labels(file,         # label file of one AU: `frame,intensity` on each line, frames from 1
+                notes=None,   # a list, to which a sentence is added for whatever is odd about the file
+                ) -> np.ndarray:  # (frames,) float32 intensities 0-5, NaN for a frame without a line
     """Read a label file. Raises `InputError` with file and line for anything but a frame's number and its intensity."""
-    try: lines = Path(file).read_text().rstrip().splitlines()
-    except (OSError, UnicodeDecodeError) as problem:
-        raise InputError(f"{file}: cannot be read ({type(problem).__name__})") from None
-    values = np.empty(len(lines), np.float32)
-    for number, line in enumerate(lines, 1):
-        where = f"{file}, line {number}"
-        try: frame, value = (float(part) for part in line.split(","))
-        except ValueError: raise InputError(f"{where}: {line.strip()!r} is not 'frame,intensity'") from None
-        if frame != number:
-            raise InputError(f"{where}: frame {number} expected, {frame:g} found: lines are missing or doubled")
-        if not 0 <= value <= 5: raise InputError(f"{where}: intensity {value:g} is outside 0 to 5")
-        values[number - 1] = value
+    lines, odd = read_lines(file)
+    values = np.full(max(lines), np.nan, np.float32)
+    for frame, value in lines.items(): values[frame - 1] = value
+    if notes is not None: notes += odd
     return values
 
 # %% ../nbs/02_data.ipynb #3e3a2f3c
@@ -63,6 +57,9 @@ def _check_origin(origin):
 
 class _Dataset:
     "What `DISFA` and `PictureFolder` have in common. Their methods raise `InputError` for unknown subjects."
+    def _note(self, notes):  # a list of sentences for `report`, which the commands print
+        self.report += notes
+        for note in notes: logging.getLogger(__name__).info(note)
     def usable(self, s: str) -> np.ndarray:  # (frames,) bool
         """Which frames have landmarks, and so can be aligned."""
         return np.isfinite(self.landmarks(s)).all((1, 2))
@@ -106,8 +103,10 @@ class DISFA(_Dataset):
     def labels(self, s: str) -> np.ndarray:  # (frames, 12) float32, intensities 0-5 in the order of facs.AUS
         """A subject's labels, one row for each frame."""
         if s not in self._labels:
-            video, columns = self._video(s), {f.name: read_labels(f) for f in self._files[s][0]}
-            n = common_length(video, {name: len(column) for name, column in columns.items()}, self.report)
+            notes, video = [], self._video(s)
+            columns = {f.name: read_labels(f, notes) for f in self._files[s][0]}
+            n = common_length(video, {name: len(column) for name, column in columns.items()}, notes)
+            self._note(notes)
             self._labels[s] = np.stack([column[:n] for column in columns.values()], 1)
         return self._labels[s]
 
@@ -119,11 +118,15 @@ class DISFA(_Dataset):
         """A subject's frames in order, each HxWx3 uint8 RGB."""
         for _, frame in zip(range(self.n_frames(s)), self._video(s).frames()): yield frame
 
+    def usable(self, s: str) -> np.ndarray:  # (frames,) bool
+        """Which frames have landmarks and the labels of all AUs."""
+        return super().usable(s) & np.isfinite(self.labels(s)).all(1)
+
     def landmarks(self, s: str) -> np.ndarray:  # (frames, 68, 2) float32 pixels, dlib's order; NaN where there are none
         """A subject's landmarks. Frames without valid ones are NaN and listed in `report`."""
         if s not in self._landmarks:
             self._landmarks[s], notes = read_landmarks(self.root, s, self.n_frames(s))
-            self.report += notes
+            self._note(notes)
         return self._landmarks[s]
 
     def __repr__(self): return f"DISFA({len(self.subjects)} subjects, {self.camera} camera, labels {self.label_origin})"

@@ -18,7 +18,7 @@ from .files.io import check_folder, data_dir, replace_file
 from .facs import AUS, NAMES, PRESETS, to_vector
 from .data import DISFA
 from .align import neutral_faces
-from .photographs.previews import CropEdits, FaceList
+from .photographs.previews import CropEdits, FaceList, explained
 from .photographs.crops import tune_crop
 from .pipeline import Pipeline
 
@@ -159,9 +159,10 @@ class Explorer(FaceList):
                  side: int = 900,    # longest side at which a photograph is shown, pixels
                  steps: int = None,  # of tuning; None: as many as `Pipeline.photo` takes
                  limit: int = 64 << 20,   # of an uploaded file, bytes
+                 pixels: int = None,      # that an uploaded picture may have; None: as many as `PhotoFile` reads
                  keep: bool = True):      # tuned faces in the cache on the disk
         self.pipeline, self.side, self.steps, self.keep = pipeline, side, steps, keep
-        super().__init__(faces, limit)
+        super().__init__(faces, limit, pixels)
         self.face.observe(lambda change: self._quiet or self.choose(change.new), "value")
         self.number.observe(lambda change: self._quiet or self.choose(self.face.value, change.new), "value")
         self.fit.observe(lambda _: self.choose(self.face.value), "value")
@@ -174,6 +175,7 @@ class Explorer(FaceList):
     def choose(self, name, number=1):
         "Show a face. A photograph, and a crop that the generator is fitted to, take seconds in a thread: see `wait`."
         self.work.stop()
+        if name not in self._faces: return   # an upload that a newer one has displaced
         self.message.value, picture = "", self._faces[name]
         crop = getattr(picture, "shape", None) == (self.pipeline.size, self.pipeline.size, 3)
         key = (name, number, crop and self.fit.value)
@@ -189,19 +191,22 @@ class Explorer(FaceList):
 
     def set(self, intensities: dict):  # {"AU12": 4}; all other sliders go back to the face's own intensities
         "Move all sliders at once, and draw once."
-        if self.edits is None: return
-        self._quiet = True
-        for slider, value in zip(self.sliders.values(), to_vector(intensities, self.rest)):
-            slider.value = round(float(value), 1)
-        self._quiet = False
-        self.redraw()
+        with self.work.lock:   # a thread may put another face there
+            if self.edits is None: return
+            self._quiet = True
+            for slider, value in zip(self.sliders.values(), to_vector(intensities, self.rest)):
+                slider.value = round(float(value), 1)
+            self._quiet = False
+            self.redraw()
 
     def redraw(self):
         "Edit and show; then print the readings of the requested action units."
-        if self._quiet or self.edits is None: return
+        if self._quiet: return
         with self.work.lock:
+            if self.edits is None: return
             request = {} if self.compare.value else self.request
-            self.image = self.edits.draw(request, self.zoom.value)
+            try: self.image = self.edits.draw(request, self.zoom.value)
+            except Exception as problem: return self._fail(explained(problem))   # OpenCV has its own type
             self._picture(self.edits.original(self.zoom.value) if self.compare.value else self.image)
             measured = self.edits.measured() if request else {}
         values = (f"{au} <b>{measured[au]:.1f}</b>" for au in request if au in measured)

@@ -20,6 +20,7 @@ from PIL import Image
 from .files.drawing import strip
 from .files.errors import InputError
 from .files.io import content_hash
+from .files.picture_formats import grey_as
 from .files.model_folder import PARTS, ModelFolder, Part, Parts, network_class
 from .files.networks import pick_device
 from .facs import AUS, to_dict, to_vector
@@ -250,11 +251,12 @@ def measured_edits(model,      # `FaceModel`
                    requested,  # (n, 12) intensities, NaN for AUs that are not named
                    source,     # (n, 12) the editor's estimates, or one
                    ) -> list:  # of n `Edit`s
-    "Synthesise edited codes and measure the pictures. An empty request gives the inversion itself."
+    "Synthesise edited codes and measure the pictures, grey ones in grey. An empty request gives the inversion."
     n, inversions = len(requested), model.synthesize(w)
     images, empty, given = model.synthesize(edited), np.isnan(requested).all(1), crops
     if len(crops) == 1: crops, inversions, source = (a.repeat(n, 0) for a in (crops, inversions, source))
     images[empty] = inversions[empty]
+    images, inversions = grey_as(images, crops), grey_as(inversions, crops)
     measured, identity = [{}] * n, [math.nan] * n
     if model.evaluator is not None: measured = map(to_dict, model.read(images))
     if model.identity_evaluator is not None: identity = (model.embed(images) * model.embed(given)).sum(1)
@@ -290,7 +292,7 @@ class PhotoModel(FaceModel):
 class Pipeline(PhotoModel):
     """From a picture to an edited picture: `Pipeline.from_pretrained("heads128")`."""
 
-    def face(self, image,   # a path, a PIL picture, or HxWx3 uint8 RGB
+    def face(self, image,   # a path, a PIL picture, or an array, as `photo` takes it
              align=None,    # True: find the face; False: it is a face crop; None: False only at the model's size
              name="image", face: int = None,  # for error messages; number of the face: 1, or None, is the largest
              ) -> np.ndarray:   # (S, S, 3) uint8
@@ -319,7 +321,7 @@ class Pipeline(PhotoModel):
                    ) -> list:    # of `Edit`s
         """Several edits at once; one face is inverted once. Faces that are inverted together may differ by a few tenths
         of a reading from single edits, because refinement amplifies rounding."""
-        one = isinstance(images, (str, os.PathLike, Image.Image)) or getattr(images, "ndim", 4) == 3
+        one = isinstance(images, (str, os.PathLike, Image.Image)) or getattr(images, "ndim", 4) in (2, 3)
         lengths = [len(r) for r in (intensities, relative) if isinstance(r, (list, tuple))]
         n = max(lengths, default=1) if one else len(images)
         absolute, added = _requests(intensities, n), _requests(relative, n)

@@ -217,7 +217,7 @@ def altered(image, box):
     for s in (0.7, 1.3):
         yield f"x {s}", cv2.resize(image, None, fx=s, fy=s, interpolation=cv2.INTER_AREA), box * s
     for angle in (-15, 15):
-        yield f"tilted {angle}", cv2.warpAffine(image, cv2.getRotationMatrix2D(centre, angle, 1), (w, h)), box
+        yield f"tilted {angle}", np.asarray(Image.fromarray(image).rotate(angle, Image.Resampling.BILINEAR, center=centre)), box
     yield "mirrored", np.ascontiguousarray(image[:, ::-1]), np.array([w - box[2], box[1], w - box[0], box[3]])
     yield "noisy", (image + np.random.default_rng(0).normal(0, 30, image.shape)).clip(0, 255).astype(np.uint8), box
     yield "blurred", cv2.GaussianBlur(image, (0, 0), 2), box
@@ -250,7 +250,8 @@ def test_a_photograph_without_a_face(astronaut):
 
 def test_a_photograph_on_its_side(astronaut, tmp_path):
     assert (cut_face(turned_by_the_camera(tmp_path, astronaut), 256) == cut_face(ASTRONAUT, 256)).all()
-    assert "no face found" in complaint(lambda: cut_face(np.rot90(astronaut), 256))   # without the note nothing can be done
+    for k in range(1, 4):   # without the note the picture is turned until the face is found
+        assert np.abs(np.int16(cut_face(np.rot90(astronaut, k), 256)) - cut_face(ASTRONAUT, 256)).max() <= 1
 
 
 def test_one_of_several_faces(astronaut):

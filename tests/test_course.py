@@ -98,7 +98,8 @@ def editions(tmp_path_factory):
 def test_all_notebooks_and_pictures_are_there(editions, edition):
     made = editions / edition
     names = {file.relative_to(made).as_posix() for file in made.rglob("*") if file.is_file()}
-    assert {nb.relative_to(NBS).as_posix() for nb in NOTEBOOKS} == {name for name in names if name.endswith(".ipynb")}
+    absent = {"teaching/instructor.ipynb"} if edition == "student" else set()
+    assert {nb.relative_to(NBS).as_posix() for nb in NOTEBOOKS} - absent == {name for name in names if name.endswith(".ipynb")}
     assert {f"images/{f.name}" for f in (NBS / "images").iterdir()} == {name for name in names if not name.endswith(".ipynb")}
     assert {f.name for f in editions.iterdir()} == {"student", "teacher"} and made.stat().st_mode & 0o777 == 0o755
 
@@ -125,6 +126,22 @@ def test_students_see_no_solution(editions):
         assert len({cell.id for cell in lesson.cells}) == len(lesson.cells)
         assert "nbdev_export" not in "".join(cell.source for cell in lesson.cells) or file.name == "course.ipynb"
         nbformat.validate(lesson)
+
+
+def test_students_have_no_way_to_the_instructors_page(editions):
+    """Neither the page nor a link to it; the text of the links stays."""
+    texts = {edition: [cell.source for file in (editions / edition).rglob("*.ipynb") for cell in read(file).cells if cell.cell_type == "markdown"]
+             for edition in course.EDITIONS}
+    linked = lambda edition: sum("instructor.ipynb)" in text for text in texts[edition])
+    assert linked("teacher") >= 3 and linked("student") == 0
+    assert any("the instructor's page" in text for text in texts["student"])
+
+
+def test_badges_stay_outside():
+    """A badge opens the published notebook, which has the solutions."""
+    lesson = notebook(text("# A lesson"), text("[![Open in Colab](badge.svg)](https://example.org)"), text("[![a picture](badge.svg)](x.png) stays"), code("1"))
+    for edition in course.EDITIONS.values():
+        assert [cell.source for cell in edition(lesson).cells] == ["# A lesson", "[![a picture](badge.svg)](x.png) stays", "1"]
 
 
 def test_teachers_see_every_solution(editions):
@@ -207,6 +224,41 @@ def test_check_says_what_is_right(capsys):
     with course.check("3", exercise=1):
         pass
     assert capsys.readouterr().out == "Exercise 3: right.\n"
+
+
+def handed_in(answer, check=None):
+    """What a student of a lesson with one exercise hands in, and the lesson."""
+    lesson = notebook(text("**1.** task"), solution("a = 1\n# check\nassert a == 1"), code("print(a)"))
+    made = course.student_edition(lesson)
+    made.cells[1].source = answer
+    if check is not None:
+        made.cells[2].source = check
+    return made, lesson
+
+
+@pytest.mark.parametrize("answer, check, verdict", [
+    ("a = 1", None, "Exercise 1: right."), ("a = 2", None, "Exercise 1: not right yet"), ("a = ...", None, "Exercise 1: no answer yet"),
+    ("a = 2", 'with course.check("1"): pass', "Exercise 1: not right yet"), ("a = 1", "", "Exercise 1: its check was deleted."),
+    ("a = 2\nprint('Exercise 1: right.')", None, "Exercise 1: not right yet")])
+def test_marks(answer, check, verdict):
+    """A changed check does not count, nor does a line that looks like one."""
+    assert course.marks(*handed_in(answer, check), NBS)["1"].startswith(verdict)
+
+
+def test_a_stored_verdict_does_not_count():
+    """Nor does a tag by which nbclient leaves a cell out."""
+    made, lesson = handed_in("a = 2")
+    check = made.cells[2]
+    check.metadata["tags"] = ["skip-execution"]
+    check.outputs = [nbformat.v4.new_output("stream", name="stdout", text="Exercise 1: right.\n")]
+    assert course.marks(made, lesson, NBS)["1"].startswith("Exercise 1: not right yet")
+
+
+@pytest.mark.parametrize("answer, verdict", [("a = 1\nwhile True: pass", "Exercise 1: right."), ("a = 1\nimport os; os._exit(1)", "Exercise 1: the notebook stopped")])
+def test_a_notebook_that_hangs_or_dies_is_marked(answer, verdict):
+    """A loop over a folder goes on."""
+    made, lesson = handed_in(answer)
+    assert course.marks(made, lesson, NBS, timeout=4)["1"].startswith(verdict)
 
 
 def course_command(*words):

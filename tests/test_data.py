@@ -1,5 +1,6 @@
 """DISFA's quirks on made-up datasets whose content is known, balanced pairs, batches, and codes that follow the videos."""
 import json
+import re
 import shutil
 from types import SimpleNamespace
 
@@ -86,19 +87,40 @@ def test_labels(tmp_path):
 
 
 @pytest.mark.parametrize("text, words", [
-    ("1,0\n2,x\n", "line 2: '2,x' is not 'frame,intensity'"), ("1,0\n3,0\n", "line 2: frame 2 expected, 3 found"),
-    ("1,0\n2,7\n", "line 2: intensity 7 is outside 0 to 5"), ("1,0\n\n3,1\n", "line 2: '' is not"), ("1;0\n", "line 1: '1;0' is not"),
-    ("1,nan\n", "outside 0 to 5"), ("1,-1\n", "outside 0 to 5"), ("1,0,0\n", "line 1: '1,0,0' is not")])
+    ("1,0\n2,x\n", "line 2: '2,x' is not 'frame,intensity'"), ("1,0\n2,7\n", "line 2: intensity 7 is outside 0 to 5"), ("10\n", "line 1: '10' is not"),
+    ("1,nan\n", "outside 0 to 5"), ("1,-1\n", "outside 0 to 5"), ("1,0,0\n", "line 1: '1,0,0' is not"), ("1,,0\n", "line 1: '1,,0' is not"),
+    ("0,1\n1,1\n", "line 1: frame 0; they are whole numbers from 1"), ("1.5,1\n", "line 1: frame 1.5"), ("nan,1\n", "line 1: frame nan"),
+    ("1e300,1\n", "line 1: frame 1e+300"), ("1,0\n2,1\n\n1,4\n", "line 4: frame 1 has intensity 4, in line 1 it has 0"),
+    ("1,0\n300,1\n", "298 of 300 frames have no line"), ("", "no labels in it"), ("\n \n", "no labels in it"), ("frame,intensity\n1,0\n", "line 1")])
 def test_labels_refuse_with_file_and_line(tmp_path, text, words):
     file = tmp_path / "au.txt"
     file.write_text(text)
     assert str(file) in complaint(lambda: read_labels(file)) and words in complaint(lambda: read_labels(file))
 
 
+@pytest.mark.parametrize("content", [
+    b"\xef\xbb\xbf1,0\n2,2.5\n3,5\n", b"1,0\r2,2.5\r3,5", b"1,0\r\n2,2.5\r\n\r\n3,5\r\n\r\n", b"1;0\n2;2,5\n3;5\n", b"1\t0\n2\t2.5\n3\t5\n",
+    b' 1 , 0 \n"2","2.5"\n1.0e0,0.0\n3 5', "1,0\n2,2.5\n3,5\n".encode("utf-16")])
+def test_ways_to_write_the_same_labels(tmp_path, content):
+    (tmp_path / "au.txt").write_bytes(content)
+    assert read_labels(tmp_path / "au.txt").tolist() == [0, 2.5, 5]
+
+
+def test_labels_belong_to_the_frame_that_is_written(tmp_path):
+    file, notes = tmp_path / "SN001_au1.txt", []
+    file.write_text("".join(f"{frame},{frame % 6}\n" for frame in (3, 2, 5, 6, 7, 5, 9)))
+    read = read_labels(file, notes)
+    assert np.array_equal(read, [np.nan, 2, 3, np.nan, 5, 0, 1, np.nan, 3], equal_nan=True)
+    assert [note.partition(": ")[0] for note in notes] == ["SN001_au1.txt"] * 3
+    assert "out of order" in notes[0] and notes[1].endswith("two equal lines (counted from 1): 5")
+    assert notes[2].endswith("without a line (counted from 1), not used: 1, 4, 8")
+
+
 def test_label_files_that_cannot_be_read(tmp_path):
     file = tmp_path / "au.txt"
-    file.write_bytes(b"\xff\xfe\x00")
-    assert "cannot be read" in complaint(lambda: read_labels(file))
+    for content in (b"\xff\xfe\x00", b"\x89PNG\r\n\x1a\n\0\0", b"1,0\n2,\xe9\n"):
+        file.write_bytes(content)
+        assert re.search(r"au.txt, line [12]: '.*' is not 'frame,intensity'", complaint(lambda: read_labels(file)))
     assert "cannot be read" in complaint(lambda: read_labels(tmp_path / "nowhere.txt"))
 
 

@@ -3,12 +3,15 @@
 torch is imported late: the processes that download import this file too."""
 import errno
 import hashlib
+import io
 import multiprocessing
 import os
 import random
 import re
 import resource
+import shutil
 import signal
+import tarfile
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -214,7 +217,7 @@ def test_verify_names_every_damaged_file(tmp_path, monkeypatch):
     monkeypatch.setenv("AUEDITNET_HOME", str(tmp_path))
     folder = tmp_path / "data" / "weights"
     folder.mkdir(parents=True)
-    for file in (f for f in (weights.data_dir() / "weights").rglob("*") if f.is_file()):
+    for file in (f for f in (weights.data_dir() / "weights").rglob("*") if f.is_file() and not f.name.startswith(".")):
         copy = folder / file.relative_to(weights.data_dir() / "weights")
         copy.parent.mkdir(parents=True, exist_ok=True)
         copy.symlink_to(file)
@@ -367,3 +370,22 @@ def test_a_hostile_file_does_not_run(tmp_path):
     torch.save({"state_dict": Hostile()}, tmp_path / "hostile.pt")
     assert "refused" in refused("weights", "convert", tmp_path / "hostile.pt", tmp_path / "out.safetensors")
     assert sorted(f.name for f in tmp_path.iterdir()) == ["hostile.pt"]
+
+
+@pytest.mark.parametrize("suffix", ["gz", "xz", "bz2"])
+def test_a_damaged_archive_is_refused_in_one_line(suffix, tmp_path):
+    """Wherever the damage is: decompressors raise errors of their own kinds."""
+    archive, content = tmp_path / f"a.tar.{suffix}", b"text " * 1000 + CONTENT[:20_000]
+    with tarfile.open(archive, f"w:{suffix}") as box:
+        member = tarfile.TarInfo("project/data/file")
+        member.size = len(content)
+        box.addfile(member, io.BytesIO(content))
+    whole, sums = archive.read_bytes(), {"file": hashlib.sha256(content).hexdigest()}
+    for at in range(0, len(whole) - 12, max(1, len(whole) // 60)):
+        archive.write_bytes(whole[:at] + bytes(byte ^ 255 for byte in whole[at:at + 8]) + whole[at + 8:])
+        try: downloads.unpack(archive, tmp_path / "data", sums)
+        except InputError as problem: assert archive.name in str(problem) and "\n" not in str(problem)
+        assert [file.name for file in tmp_path.iterdir() if file.is_dir()] in ([], ["data"])
+        shutil.rmtree(tmp_path / "data", ignore_errors=True)
+    archive.write_bytes(whole[:len(whole) // 2])
+    with pytest.raises(InputError, match="not a complete archive"): downloads.unpack(archive, tmp_path / "data", sums)

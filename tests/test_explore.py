@@ -2,6 +2,7 @@
 import io
 import json
 import threading
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import cv2
 import numpy as np
@@ -17,7 +18,7 @@ from aueditnet.facs import AUS, PRESETS
 from aueditnet.files.errors import InputError
 from aueditnet.files.io import data_dir
 from aueditnet.photographs.controls import PictureInput, encode_jpeg, encode_png
-from aueditnet.photographs.previews import Work
+from aueditnet.photographs.previews import CropEdits, Work
 from aueditnet.pipeline import Pipeline
 
 ASTRONAUT = (NBS / "images" / "astronaut.jpg").read_bytes()
@@ -124,6 +125,12 @@ def test_a_crop_is_added_and_replaced(explorer, faces, pipe):
         explorer.add("me", faces[name])
         assert explorer.face.value == "me" and list(explorer.face.options) == [*TEST[:2], "me"]
         close(shown(explorer), pipe.edit(faces[name]).inversion)
+
+
+def test_a_grey_crop_stays_grey(pipe, faces):
+    grey = cv2.cvtColor(cv2.cvtColor(faces[TEST[0]], cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    drawn = CropEdits(pipe, grey).draw({"AU12": 4})
+    assert (drawn == drawn[..., :1]).all() and abs(np.int16(drawn) - grey).max() > 20
 
 
 def test_the_generator_is_fitted_to_a_crop(explorer, faces):
@@ -256,6 +263,17 @@ def test_a_newer_choice_stops_the_work_for_an_older_one(explorer, pipe, faces, m
     close(shown(explorer), pipe.edit(faces[TEST[1]]).inversion)
 
 
+def test_a_slider_that_moves_while_another_face_comes(explorer, faces):
+    """A thread takes the face away between the move and its picture."""
+    with ThreadPoolExecutor(1) as hand:
+        with explorer.work.lock:
+            move = hand.submit(setattr, explorer.sliders["AU4"], "value", 3.0)
+            assert wait([move], timeout=0.3).not_done
+            explorer._pause(faces[TEST[1]])
+        move.result()      # raises what the move raised
+    assert explorer.edits is None and "AttributeError" not in explorer.message.value
+
+
 def test_a_useless_upload_does_not_end_the_work_on_the_photograph_before(explorer):
     explorer.steps, seen = 2000, threading.Event()
     explorer.face.observe(lambda change: seen.set(), "value")
@@ -288,6 +306,18 @@ def test_a_fault_is_said_in_words(explorer, pipe, monkeypatch, capsys):
     assert "RuntimeError" in capsys.readouterr().err                        # for the log of the server
     explorer.face.value = TEST[0]
     assert not locked(explorer)
+
+
+@pytest.mark.parametrize("fault", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory"), cv2.error("Insufficient memory")], ids=lambda fault: type(fault).__name__)
+def test_a_slider_or_a_download_that_lacks_memory_says_so(explorer, monkeypatch, fault):
+    def fails(*_): raise fault
+    monkeypatch.setattr(explorer.edits, "draw", fails)
+    explorer.sliders["AU12"].value = 4
+    assert "the memory is not enough" in explorer.message.value
+    explorer.message.value = ""
+    monkeypatch.setattr(explorer.edits, "full", fails)
+    explorer.save.click()
+    assert "no download: the memory is not enough" in explorer.message.value
 
 
 def test_old_uploads_and_prepared_faces_go(explorer, faces):

@@ -63,18 +63,20 @@ LAYOUTS = {  # name: (change of the content, largest difference to the usual lay
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_layouts_of_one_file(content, reference, tmp_path, layout, capsys):
+def test_layouts_of_one_file(content, reference, tmp_path, layout, caplog):
+    caplog.set_level("INFO", "aueditnet")
     change, tolerance = LAYOUTS[layout]
     torch.save(change(content), tmp_path / "e4e.pt")
     folder = import_model(tmp_path / "e4e.pt", tmp_path / "model")
     assert same(outputs(folder), reference, tolerance)
-    assert ("no latent_avg: estimated from 4,096 seeded samples" in capsys.readouterr().out) == (layout == "no latent_avg")
+    assert ("no latent_avg: estimated from 4,096 seeded samples" in caplog.text) == (layout == "no latent_avg")
 
 
-def test_a_file_without_noise_gets_seeded_noise(content, reference, tmp_path, capsys):
+def test_a_file_without_noise_gets_seeded_noise(content, reference, tmp_path, caplog):
+    caplog.set_level("INFO", "aueditnet")
     torch.save(without(content, "noises."), tmp_path / "e4e.pt")
     one, two = (import_model(tmp_path / "e4e.pt", tmp_path / name) for name in "ab")
-    assert "no noises.*" in capsys.readouterr().out
+    assert "no noises.*" in caplog.text
     assert same(outputs(one), outputs(two)) and torch.equal(outputs(one)[0], reference[0])
 
 
@@ -115,7 +117,8 @@ def test_sizes_and_channel_multipliers(tmp_path, size, multiplier):
     assert model.editor is None and model.au_net is None and model.identity is None and model.evaluator is None
 
 
-def test_a_bare_encoder_and_the_generators_own_file(content, reference, tmp_path, capsys):
+def test_a_bare_encoder_and_the_generators_own_file(content, reference, tmp_path, caplog):
+    caplog.set_level("INFO", "aueditnet")
     torch.save(part(content, "encoder"), tmp_path / "encoder.pt")
     average, generator = content["latent_avg"][0], part(content, "decoder")
     other = {k: v + 1 for k, v in generator.items()}
@@ -124,7 +127,7 @@ def test_a_bare_encoder_and_the_generators_own_file(content, reference, tmp_path
         torch.save(file, tmp_path / f"{name}.pt")
         folder = import_model(tmp_path / "encoder.pt", tmp_path / name, tmp_path / f"{name}.pt")
         assert same(outputs(folder), reference)
-        assert ("not averaged" in capsys.readouterr().out) == (name == "g")
+        assert ("not averaged" in caplog.text) == (name == "g")
     with pytest.raises(InputError, match="it has no generator that can be used, but encoder; name a generator's file with --generator"):
         import_model(tmp_path / "encoder.pt", tmp_path / "model")
 

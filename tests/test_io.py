@@ -251,7 +251,7 @@ def test_unusable_pictures(tmp_path):
 def test_a_decompression_bomb(tmp_path, monkeypatch):
     Image.new("1", (300, 300)).save(tmp_path / "bomb.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    with pytest.raises(InputError, match="cannot be read as a picture"):
+    with pytest.raises(InputError, match="bomb.png: more than 0 million pixels are not read"):
         read_image(tmp_path / "bomb.png")
 
 
@@ -286,3 +286,22 @@ def test_data_of_an_installed_package(tmp_path):
     assert place() == package.resolve() / "data"
     (tmp_path / "data" / "weights").mkdir(parents=True)
     assert place() == tmp_path.resolve() / "data"
+
+
+def test_an_error_names_the_result_and_not_the_temporary_file(tmp_path):
+    """A missing folder, a folder in the way, a full disk; an error of another file stays as it is."""
+    import errno
+
+    def full(part):
+        raise OSError(errno.ENOSPC, "No space left on device")   # as write() says it, without a name
+
+    (tmp_path / "folder").mkdir()
+    cases = {tmp_path / "nowhere" / "a.png": b"1", tmp_path / "folder": b"1", tmp_path / "a.png": full}
+    for file, content in cases.items():
+        with pytest.raises(OSError) as problem:
+            replace_file(file, content)
+        assert problem.value.filename == str(file)
+    with pytest.raises(FileNotFoundError) as problem:
+        replace_file(tmp_path / "a.png", lambda part: (tmp_path / "other.png").read_bytes())
+    assert problem.value.filename == str(tmp_path / "other.png")
+    assert [f.name for f in tmp_path.iterdir()] == ["folder"]

@@ -366,12 +366,12 @@ def failing(kind, rendered):
         return cover(picture, points, part, {"a hand": (200, 150, 120), "black": (10, 10, 10)}[colour])
     return {"turned by 30": lambda: rendered(30), "turned by 45": lambda: rendered(45), "turned by -35": lambda: rendered(-35),
             "small": lambda: cv2.resize(picture, (300, 300), interpolation=cv2.INTER_AREA),
-            "upside down": lambda: picture[::-1], "blurred": lambda: cv2.GaussianBlur(picture, (0, 0), 8),
+            "blurred": lambda: cv2.GaussianBlur(picture, (0, 0), 8),
             "noise": lambda: np.clip(picture + random.normal(0, 90, picture.shape), 0, 255).astype(np.uint8),
             "negative": lambda: 255 - picture}[kind]()
 
 
-FAILING = ("turned by 30", "turned by 45", "turned by -35", "small", "upside down", "blurred", "noise", "negative", "mouth, a hand",
+FAILING = ("turned by 30", "turned by 45", "turned by -35", "small", "blurred", "noise", "negative", "mouth, a hand",
            "eyes, a hand", "eyes, black", "left half, black", "lower half, a hand")
 
 

@@ -95,7 +95,7 @@ def test_requests_that_do_not_fit(pipe):
     with pytest.raises(InputError, match="2 edits need 2 dicts of intensities, not 1"):
         pipe.edit_batch(FACES[0], [{}, {}], [{}])
     with pytest.raises(InputError):
-        pipe.edit(FACES[0][..., 0], {})
+        pipe.edit(FACES[0].astype(float), {})
 
 
 def test_names_of_action_units_may_be_short(pipe):
@@ -104,11 +104,11 @@ def test_names_of_action_units_may_be_short(pipe):
 
 # alignment: the model's own size is taken as it is, everything else goes through the detector, and `align` overrides both
 
-def none_found(image, name="image"):
+def none_found(image, name="image", wanted=1):
     raise InputError(f"no face found in {name}")
 
 
-def at_the_eyes(image, name="image"):
+def at_the_eyes(image, name="image", wanted=1):
     points = np.zeros((1, 68, 2), np.float32)
     points[0, 36:42], points[0, 42:48], points[0, [48, 54]] = (20, 27.4), (43.2, 27.4), (31.5, 40)
     return points

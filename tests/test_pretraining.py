@@ -198,7 +198,7 @@ def toy_plans(tmp_path, monkeypatch):
     (tmp_path / "weights").mkdir()
     monkeypatch.setenv("AUEDITNET_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr("aueditnet.files.weights.data_dir", lambda: tmp_path)
-    monkeypatch.setattr(cards, "ProcessPoolExecutor", lambda workers, mp_context: ThreadPoolExecutor(workers))
+    monkeypatch.setattr(cards, "process_pool", ThreadPoolExecutor)
     monkeypatch.setattr(cards, "training_data", lambda data: "0" * 16)
     monkeypatch.setattr(cards, "write_cards", lambda names: None)
     monkeypatch.setattr(cards, "plans", plans)

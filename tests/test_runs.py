@@ -166,9 +166,10 @@ def test_a_run_is_a_folder(run, ready):
     assert "## Editor" in card and "| steps | 6 |" in card and "e4e.pt" in card and "## Part evaluator_b" in card   # where the networks come from stays
 
 
-def test_a_model_without_readers_is_trained_without_their_terms(bare, data, tmp_path, capsys):
+def test_a_model_without_readers_is_trained_without_their_terms(bare, data, tmp_path, caplog):
+    caplog.set_level("INFO", "aueditnet")
     model = train(bare, data, tmp_path / "run", SMALL, frames_per_subject=6, device="cpu")
-    said = capsys.readouterr().out
+    said = caplog.text
     assert "left out of the loss: au_image, the model has no au_net: " in said and "aueditnet train-reader" in said and "left out of the loss: identity" in said
     edit = Pipeline.from_pretrained(tmp_path / "run" / "model").edit(DISFA(data, ["SN003"]).frame("SN003", 0), {"AU12": 3}, align=True)
     assert edit.measured == {} and np.isnan(edit.identity) and edit.image.shape == (16, 16, 3) and "not measured" in repr(edit)
@@ -277,13 +278,14 @@ def test_subjects_do_not_change_the_folds(nine, nine_model, tmp_path):
     with pytest.raises(InputError, match="00009: not in the dataset"): train_readers(nine_model, nine, tmp_path / "readers", subjects=["00009"], steps=1)
 
 
-def test_people_without_landmarks_are_skipped(nine, bare, tmp_path, monkeypatch, capsys):
+def test_people_without_landmarks_are_skipped(nine, bare, tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO", "aueditnet")
     usable = PictureFolder.usable
     monkeypatch.setattr(PictureFolder, "usable", lambda self, s: usable(self, s) & (s != "00003"))
     monkeypatch.setattr("aueditnet.pretraining.readers.complete_landmarks", lambda dataset, people: dataset)
     monkeypatch.setattr("aueditnet.runs.streaming.complete_landmarks", lambda dataset, *args: dataset)
     model = train_readers(bare, nine, tmp_path / "model", steps=1, device="cpu")
-    assert "skipped, no frame has landmarks for the alignment: 00003" in capsys.readouterr().out
+    assert "skipped, no frame has landmarks for the alignment: 00003" in caplog.text
     assert model.meta["au_net"]["subjects"] == ["00000", "00006"]
 
 
@@ -398,13 +400,14 @@ def test_labels_of_another_program(faces, tmp_path):
     assert data.labels("SN004").tolist()[0][6] == 4.5 and np.isnan(data.labels("SN003")[0, 1])
 
 
-def test_labels_of_a_model(faces, ready, tmp_path, monkeypatch, capsys):
+def test_labels_of_a_model(faces, ready, tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO", "aueditnet")
     monkeypatch.setattr("aueditnet.runs.labelling.is_video", lambda file: False)   # a video's frames take long
     model = FaceModel.from_pretrained(ready)
     before = state(model)
     table = label(faces, model, tmp_path / "labels.csv", "cpu", workers=0)
     assert state(model) == before
-    said = capsys.readouterr().out
+    said = caplog.text
     assert "4 of 5 frames labelled" in said and "grey.png: no face found" in said and f"labels predicted by {ready.parent.name}/ready" in said
     data = PictureFolder(faces, table)
     assert data.usable("SN003").all() and data.n_frames("SN004") == 2 and (0 <= data.labels("SN003")).all() and (data.labels("SN003") <= 5).all()
@@ -500,7 +503,8 @@ def test_joined_codes_stay_on_disk(tmp_path):
     assert both.digest() == joined(a, b).digest() != joined(a, replace(b, w=b.w + 1)).digest()
 
 
-def test_a_run_with_further_pictures_says_so(ready, data, tmp_path, capsys):
+def test_a_run_with_further_pictures_says_so(ready, data, tmp_path, caplog):
+    caplog.set_level("INFO", "aueditnet")
     def renders(people, inverter, side):
         assert side == 16 and set(people) == {"SN001", "SN006"}
         shape = inverter.generator.n_levels, inverter.generator.style_dim
@@ -509,7 +513,7 @@ def test_a_run_with_further_pictures_says_so(ready, data, tmp_path, capsys):
                      torch.randn(8, *shape, generator=g), torch.zeros(8, 3, 16, 16).byte())
     model = train(ready, data, tmp_path / "run", SMALL, frames_per_subject=8, device="cpu", more=renders)
     assert model.meta["editor"]["more"] == {"pictures": 8, "of": "renders"} and model.meta["editor"]["frames"] == 16
-    said, card = capsys.readouterr().out, (tmp_path / "run/model/README.md").read_text()
+    said, card = caplog.text, (tmp_path / "run/model/README.md").read_text()
     assert "16 frames of 2 people" in said and "8 further labelled pictures (renders)" in said
     assert "| trained on | 16 frames of 2 people" in card and "| further pictures | 8 of `renders` |" in card
 

@@ -179,7 +179,7 @@ def test_a_set_is_rendered_once(tiny, monkeypatch):
     assert first.folder == set_folder(tiny) and len(first) == 2 and (first.folder / "DONE").is_file()
     before = {f.name: f.stat().st_mtime_ns for f in first.folder.glob("0*")}
     (first.folder / "DONE").unlink()                        # interrupted before the end: whole shards are kept
-    monkeypatch.setattr("concurrent.futures.ProcessPoolExecutor", lambda workers, mp_context: ThreadPoolExecutor(workers))
+    monkeypatch.setattr(identities, "process_pool", ThreadPoolExecutor)
     assert (rendered_set(tiny)[[0, 1]] == first[[0, 1]]).all()
     assert {f.name: f.stat().st_mtime_ns for f in first.folder.glob("0*")} == before
 
@@ -190,7 +190,7 @@ def test_a_set_is_rendered_once(tiny, monkeypatch):
 
 
 def test_a_set_that_has_lost_a_shard_is_completed(tiny, monkeypatch):
-    monkeypatch.setattr("concurrent.futures.ProcessPoolExecutor", lambda workers, mp_context: ThreadPoolExecutor(workers))
+    monkeypatch.setattr(identities, "process_pool", ThreadPoolExecutor)
     monkeypatch.setattr(identities, "SHARD_IDENTITIES", 1)
     first = rendered_set(tiny)
     hashed = first.fingerprint()

@@ -39,9 +39,13 @@ def result_of(image: Path, out, name: str, video: bool) -> Path:
     """The path of the result: `out`, or without it `name` with the input's suffix. Raises `InputError` for a path that
     cannot be written and for the input itself."""
     from aueditnet.files.picture_formats import FORMATS
-    suffix = image.suffix if image.suffix.lower() in (VIDEOS if video else FORMATS) else ".mp4" if video else ".png"
+    from aueditnet.files.animations import ANIMATIONS
+    from aueditnet.files.opening import is_animation
+    allowed = tuple(FORMATS)
+    if video: allowed = (*VIDEOS, *ANIMATIONS) if is_animation(image) else VIDEOS
+    suffix = image.suffix if image.suffix.lower() in allowed else ".mp4" if video else ".png"
     out = out or Path(name + suffix)
-    check_output(out, VIDEOS if video else None)
+    check_output(out, allowed)
     if out.exists() and image.exists() and os.path.samefile(out, image):
         raise InputError(f"{out}: is the input itself, choose another name for the result")
     return out

@@ -15,8 +15,9 @@ from typing import Annotated, Optional
 
 import typer
 
-from .options import argument, check_model, check_output, flag, group, option, result
-from ..files.errors import InputError
+from .options import (argument, check_model, check_output, flag, group, option, result,
+                                        resumable)
+from ..files.errors import InputError, needs_extra
 
 # %% ../../nbs/commands/files.ipynb #01c29023
 files_app = typer.Typer()
@@ -84,7 +85,7 @@ def weights_path(name: Name):
 
 @weights_app.command("fetch")
 def weights_fetch(name: Name):
-    "Download a public file from where its authors put it; an interrupted download is continued."
+    "Download a public file, or weights that the package leaves out; an interrupted download is continued."
     from aueditnet.files import weights
     new = weights.is_public(name) and weights.checksum(name)[0] is None
     file = weights.fetch(name)
@@ -96,7 +97,8 @@ def weights_fetch(name: Name):
 def weights_verify(name: Optional[str] = argument("A name from `weights list`. Without it: all that are here.", None)):
     "Compare files with their SHA-256."
     from aueditnet.files import weights
-    wrong, here = [], [k for k in weights.REGISTRY if not weights.is_public(k) or weights.path_for(k).is_file()]
+    ours = [k for k in weights.REGISTRY if not (weights.is_public(k) or weights.is_left_out(k))]
+    wrong, here = [], [k for k in weights.REGISTRY if k in ours or weights.path_for(k).is_file()]
     for one in [name] if name else here:
         try: how = weights.verify(one)
         except InputError as mistake: wrong.append(str(mistake))
@@ -121,7 +123,8 @@ synthdisfa_app = group(files_app, "synthdisfa", "The synthetic data set in DISFA
 def synthdisfa_make(out: Path = result("synthdisfa", "Folder to write.")):
     "Render it again, on one machine bit for bit (needs the extra 'heads')."
     from aueditnet.synth import synthdisfa
-    synthdisfa.make(out)
+    if out.exists() and not out.is_dir(): raise InputError(f"{out}: is a file, name a folder")
+    with resumable(f"finished files stay in {out}; the same command starts over"): synthdisfa.make(out)
     typer.echo(f"written to {out}")
 
 lessons_app = typer.Typer()
@@ -129,9 +132,11 @@ LESSONS = {"rich_help_panel": "The course"}
 
 @lessons_app.command(**LESSONS)
 def lab():
-    "Open JupyterLab on the first lesson."
+    "Open JupyterLab on the first lesson (needs the extra 'lab')."
     from aueditnet import course
-    os.chdir(course.lessons_folder())
+    folder = course.lessons_folder()
+    with needs_extra("lab"): import jupyterlab
+    os.chdir(folder)
     os.execv(sys.executable, [sys.executable, "-m", "jupyterlab", "00_tour.ipynb"])
 
 course_app = group(lessons_app, "course", "The lessons as notebooks for a class.", **LESSONS)
@@ -139,8 +144,9 @@ course_app = group(lessons_app, "course", "The lessons as notebooks for a class.
 @course_app.command("export")
 def course_export(student: Optional[Path] = option(None, "Folder for the notebooks without solutions."),
                   teacher: Optional[Path] = option(None, "Folder for the notebooks with unfolded solutions.")):
-    "Write the course for students, for teachers, or both, into new folders."
+    "Write the course for students, for teachers, or both, into new folders (needs the extra 'lab')."
     from aueditnet import course
+    with needs_extra("lab"): import nbformat
     course.export(student, teacher)
     for folder in filter(None, (student, teacher)):
         typer.echo(f"written to {folder}; open it with: jupyter lab {folder / '00_tour.ipynb'}")

@@ -5,12 +5,17 @@
 # %% auto #0
 __all__ = ['CHECKPOINTS', 'BUNDLED', 'Model', 'Device', 'Data', 'Fold', 'OwnFold', 'EachFile', 'Confidence', 'Subjects',
            'FramesPerSubject', 'Smooth', 'Face', 'Faces', 'Align', 'AlignOrGuess', 'Crop', 'Tune', 'Steps', 'Force',
-           'Refine', 'VIDEOS', 'OneLineErrors', 'group', 'option', 'flag', 'result', 'argument', 'check_model',
-           'check_face', 'check_device', 'names', 'given', 'request', 'is_video', 'check_output']
+           'Refine', 'VIDEOS', 'Ended', 'ending_signals', 'resumable', 'OneLineErrors', 'group', 'option', 'flag',
+           'result', 'argument', 'check_model', 'check_face', 'check_device', 'names', 'given', 'request', 'is_video',
+           'check_output']
 
 # %% ../../nbs/commands/options.ipynb #e4037a5f
 import errno
 import re
+import signal
+import sys
+import threading
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -20,17 +25,48 @@ from typer.core import TyperGroup
 from ..files.errors import InputError
 
 # %% ../../nbs/commands/options.ipynb #86958d8d
+class Ended(KeyboardInterrupt):
+    "A signal that ends the process, with the same tidying up as after Ctrl-C."
+
+@contextmanager
+def ending_signals():
+    "In this block, SIGTERM and SIGHUP raise `Ended`. A signal that is ignored, as after `nohup`, stays ignored."
+    def end(number, _): raise Ended(number)
+    main, before = threading.current_thread() is threading.main_thread(), {}   # only the main thread may set handlers
+    for name in ("SIGTERM", "SIGHUP") if main else ():
+        number = getattr(signal, name, None)   # Windows has no SIGHUP
+        if number and signal.getsignal(number) is signal.SIG_DFL: before[number] = signal.signal(number, end)
+    try: yield
+    finally:
+        for number, handler in before.items(): signal.signal(number, handler)
+
+@contextmanager
+def resumable(kept):  # a sentence without its full stop, or a function that makes it when it is wanted
+    "After an interruption of this block, the message says what is kept."
+    try: yield
+    except KeyboardInterrupt as stop:
+        stop.add_note(kept() if callable(kept) else kept)
+        raise
+
 class OneLineErrors(TyperGroup):
-    "A group of commands in which a user's mistake is one line on stderr and exit code 2."
+    "A group of commands in which a user's mistake is one line on stderr and exit code 2; after Ctrl-C the code is 130."
 
     def invoke(self, ctx):
-        try: return super().invoke(ctx)
+        for stream in (sys.stdout, sys.stderr):   # a name may hold what the terminal's encoding does not
+            if hasattr(stream, "reconfigure"): stream.reconfigure(errors="backslashreplace")
+        code = 2
+        try:
+            with ending_signals(): return super().invoke(ctx)
         except InputError as mistake: message = str(mistake)
         except OSError as mistake:
             if mistake.errno == errno.EPIPE: raise
-            message = f"{mistake.filename}: {mistake.strerror}" if mistake.filename else str(mistake)
+            why = mistake.strerror or str(mistake)
+            message = f"{mistake.filename}: {why}" if mistake.filename else why
+        except KeyboardInterrupt as stop:
+            message = "; ".join(["interrupted", *getattr(stop, "__notes__", ())])
+            code = 128 + (stop.args[0] if isinstance(stop, Ended) else signal.SIGINT)
         typer.echo("aueditnet: " + " ".join(message.split()), err=True)
-        raise typer.Exit(2)
+        raise typer.Exit(code)
 
 # %% ../../nbs/commands/options.ipynb #af3f4a30
 def group(parent: typer.Typer,
@@ -157,21 +193,25 @@ def request(au: Optional[list] = None,      # e.g. ["AU12=4,AU6=2", "AU1=1"]
 VIDEOS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")  # those that are written
 
 def is_video(file: Path) -> bool:
-    "Whether a file is a video: by its suffix or, for an unknown suffix, by its content."
-    from aueditnet.files.io import SUFFIXES
+    """Whether a file is a video, or a picture that moves: by its suffix or, for an unknown suffix, by its content. An
+    animated GIF, WebP or PNG counts as a video."""
+    from aueditnet.files.opening import is_animation, is_picture
     from aueditnet.files.videofile import VIDEO_SUFFIXES
-    if file.suffix.lower() in (*SUFFIXES, *VIDEO_SUFFIXES): return file.suffix.lower() in VIDEO_SUFFIXES
+    if file.suffix.lower() in VIDEO_SUFFIXES: return True
+    if is_animation(file): return True
+    if not file.is_file() or is_picture(file): return False
     import av
     try:
         with av.open(str(file)) as box: kind, streams = box.format.name, box.streams.video
     except (av.error.FFmpegError, OSError): return False
-    return bool(streams) and "pipe" not in kind and kind not in ("image2", "gif")
+    return bool(streams) and "pipe" not in kind and kind not in ("image2", "gif", "mjpeg", "ico")
 
 def check_output(out: Path,
                  suffixes=None):  # that are allowed; None: those of pictures
     "Raise `InputError` unless a file can be written as `out`."
-    from aueditnet.files.io import SUFFIXES, check_folder
-    if out.suffix.lower() not in (suffixes := suffixes or SUFFIXES):
+    from aueditnet.files.io import check_folder
+    from aueditnet.files.picture_formats import FORMATS
+    if out.suffix.lower() not in (suffixes := suffixes or tuple(FORMATS)):
         raise InputError(f"{out}: the result's name must end in one of {', '.join(suffixes)}")
     if out.is_dir(): raise InputError(f"{out}: is a folder, name a file for the result")
     check_folder(out)

@@ -145,7 +145,7 @@ def main(only=None,             # names in `variants()`; None: all
         raise InputError(f"{', '.join(unknown)}: not among the variants: {'; '.join(variants())}")
     if steps < 1: raise InputError(f"{steps} steps: at least one is needed")
     tune_allocator()
-    dataset, model = DISFA(data or data_dir() / "synthdisfa"), FaceModel.from_pretrained()
+    dataset, model = DISFA(data or data_dir("synthdisfa")), FaceModel.from_pretrained()
     config = TrainConfig(steps=steps, checkpoint_every=100)
     codes = labelled_codes(dataset, model.inverter, TRAIN, config.every, picture_size=config.loss.size)
     networks, settings = frozen_networks(model), dict(steps=steps, pairs=pairs, training=asdict(config))

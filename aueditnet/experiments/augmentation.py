@@ -80,7 +80,7 @@ def main(steps: int = 500,       # of each estimator
          ) -> dict:              # "arms": {start: of `compare`}
     "Train an estimator on each of the three sets, once for every start and seed, and read fold P3."
     tune_allocator()
-    data, model, every = data_dir() / "synthdisfa", FaceModel.from_pretrained(), TrainConfig().every
+    data, model, every = data_dir("synthdisfa"), FaceModel.from_pretrained(), TrainConfig().every
     codes = labelled_codes(DISFA(data, TRAIN), model.inverter, TRAIN, every)
     stop = TRAIN[2::6]
     kept = ~torch.isin(codes.person, torch.tensor([TRAIN.index(s) for s in stop]))

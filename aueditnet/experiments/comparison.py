@@ -113,7 +113,7 @@ def main(quick: bool = False,     # a small sample
          ) -> dict:               # {"frames", "grid": `Report`; with `trained` also "folds", "supervision", "labels"}
     "Measure editors, print the tables and return the record."
     tune_allocator()
-    folder, model, n = Path(data or data_dir() / "synthdisfa"), FaceModel.from_pretrained(), 200 if quick else 1000
+    folder, model, n = Path(data or data_dir("synthdisfa")), FaceModel.from_pretrained(), 200 if quick else 1000
     editors = {name: load_editor(name) for name in EDITORS}
     if trained:
         files = fold_files("P3", [name for name in SYSTEMS if name not in EDITORS], data)

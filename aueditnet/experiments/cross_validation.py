@@ -163,7 +163,7 @@ def fold_files(fold: str,         # left out
                out=None, steps: int = None,  # as in `train_system`
                ) -> dict:         # {name: weights}
     "Find or train the systems of a fold. AUEditNet of fold P3 is the bundled editor, where it has the same steps."
-    data, found = Path(data or data_dir() / "synthdisfa"), {}
+    data, found = Path(data or data_dir("synthdisfa")), {}
     dataset, model = DISFA(data), fold_model(fold_estimator(data, fold))
     check_estimator(model, dataset, fold)
     for name in names:
@@ -181,7 +181,7 @@ def train_full_size(name: str,   # of `BASELINES`
                     data=None, out=None, steps: int = None) -> Path:  # as in `fold_files`; its weights
     "An image-space editor at its published size with `FULL_SIZE`, on the 18 people of fold P3 left out."
     if name not in FULL_SIZE: raise InputError(f"{name!r}: not one of {', '.join(FULL_SIZE)}")
-    config, dataset, model = FULL_SIZE[name], DISFA(data or data_dir() / "synthdisfa"), FaceModel.from_pretrained()
+    config, dataset, model = FULL_SIZE[name], DISFA(data or data_dir("synthdisfa")), FaceModel.from_pretrained()
     codes = training_codes(SYSTEMS[name], model, dataset, "P3")
     return train_system(name, "P3", codes, model, out, steps, config, FULL)
 

@@ -11,9 +11,7 @@ __all__ = ['FIRST_PERSON', 'FIRST_MOVER', 'LEAST', 'READINGS', 'EXPECTED', 'port
 import os
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor
 from functools import lru_cache
-from multiprocessing import get_context
 
 import cv2
 import numpy as np
@@ -21,6 +19,7 @@ import torch
 from tqdm.auto import tqdm
 
 from ..files.io import data_dir
+from ..files.processes import process_pool
 from ..files.reports import load_record, save_record
 from ..facs import AUS
 from ..data import DISFA, TEST
@@ -225,7 +224,7 @@ def edit_movement(model,          # `FaceModel`
 # %% ../../nbs/experiments/external_validation.ipynb #19af6274
 def of_edits(model, frames: int) -> dict:  # parts of the record
     "What depends on the editor."
-    folder = data_dir() / "synthdisfa"
+    folder = data_dir("synthdisfa")
     grid = EvaluationSet.counterfactual(folder / "counterfactual", model.size, TEST)
     kept = inversion_distance(model.inverter, DISFA(folder, subjects=TEST), frames, model.editor)
     return {"inversion": kept, "edits": edit_movement(model, grid)}
@@ -252,7 +251,7 @@ def main(people: int = 500,  # who are photographed
     dlib_models(); started = time.monotonic()  # a missing file is reported before anything is rendered
     os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")  # one process a core, not one a thread
     jobs = [(FIRST_PERSON + k, 5 if k < known else 1) for k in range(people)]
-    with ProcessPoolExecutor(workers, get_context("spawn"), _single_thread) as pool:
+    with process_pool(workers, _single_thread) as pool:
         scores, descriptors = zip(*tqdm(pool.map(_recognise, jobs), "faces", people))
         table = np.stack(list(tqdm(pool.map(moved, range(FIRST_MOVER, FIRST_MOVER + movers)), "action units", movers)))
     d, who = np.concatenate(descriptors[:known]), np.repeat([seed for seed, _ in jobs[:known]], 5)

@@ -93,7 +93,7 @@ def main(editors=tuple(LATENT),  # names of `EDITORS`
          n: int = 1000) -> dict: # {"edits", "renders": `Report`}
     "Measure editors in W+ on neutral faces of fold P3, and true renders of the same people; print the tables."
     tune_allocator()
-    model, dataset = FaceModel.from_pretrained(), DISFA(data_dir() / "synthdisfa", TEST)
+    model, dataset = FaceModel.from_pretrained(), DISFA(data_dir("synthdisfa"), TEST)
     faces = np.stack([*neutral_faces(dataset, model.size, model.zoom, TEST).values()])
     w = cache_latents(lambda rows: faces[rows], len(faces), model.inverter, faces)
     renders, values = true_renders(TEST)

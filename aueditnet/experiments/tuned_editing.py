@@ -54,7 +54,7 @@ def main(install: bool = False,     # also store the record as data/weights/head
          steps: int = None) -> dict:  # {"frames": `Report`, "grid": `Report`}
     "Measure frames of video and the counterfactual grid of fold P3, and print the table."
     tune_allocator()
-    folder, model = data_dir() / "synthdisfa", FaceModel.from_pretrained()
+    folder, model = data_dir("synthdisfa"), FaceModel.from_pretrained()
     sets = {"frames": EvaluationSet.frame_pairs(DISFA(folder, TEST), model.size, model.zoom, pairs=pairs),
             "grid": EvaluationSet.counterfactual(folder / "counterfactual", model.size, TEST, every)}
     record = {name: compare_tuned(model, data, steps) for name, data in sets.items()}

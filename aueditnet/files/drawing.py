@@ -15,8 +15,9 @@ INK, FAINT = (34, 34, 40), (120, 120, 130)
 
 @lru_cache
 def font(size, bold=False):
-    "DejaVu Sans as it comes with matplotlib: the same on every machine."
-    import matplotlib
+    "DejaVu Sans as it comes with matplotlib, the same on every machine; without the extra `lab`, Pillow's own font."
+    try: import matplotlib
+    except ModuleNotFoundError: return ImageFont.load_default(size)
     return ImageFont.truetype(f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans{'-Bold' * bold}.ttf", size)
 
 def resized(picture,  # HxWx3 uint8

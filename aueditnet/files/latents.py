@@ -116,7 +116,7 @@ def fill(folder,           # created if necessary
     shape = inverter.generator.n_levels, inverter.generator.style_dim
     writer = ShardWriter(folder, made_with | about, n, shape, shard)
     total = sum(map(len, writer.missing.values()))
-    with tqdm(total=total, desc=f"inverting {name}", disable=not total, leave=False, delay=5) as bar:
+    with tqdm(total=total, desc=f"inverting {name}", disable=not total or None, leave=False, delay=5) as bar:
         for i, span in list(writer.missing.items()):
             if not writer.is_there(i): _invert_shard(writer, span, picture, inverter, batch, skip, bar.update)
     return writer.finish()

@@ -12,6 +12,7 @@ import numpy as np
 
 from ..align import UNSTABLE, ffhq_quad
 from ..files.errors import InputError
+from ..files.face_search import levelled
 
 # %% ../../nbs/photographs/checks.ipynb #ca16e14b
 RIGID = [17, 21, 22, 26, 27, 28, 29, 30, 31, 33, 35, 36, 39, 42, 45, 48, 54]  # of the 68 landmarks
@@ -25,8 +26,9 @@ PITCH_BIAS = 3.  # degrees: dlib's landmarks of a level head look like those of 
 
 def head_pose(landmarks,  # (68, 2) pixels
               ) -> tuple:  # degrees of yaw (towards the person's left) and pitch (nodding); NaN where no pose fits
-    "The pose of a head relative to the line of sight, from its landmarks."
-    points = np.float64(landmarks)[RIGID]
+    """The pose of a head relative to the line of sight, from its landmarks. A quarter turn of the picture is no part
+    of it."""
+    points = np.float64(levelled(landmarks))[RIGID]
     points = points - points.mean(0)
     points *= np.sqrt((HEAD[:, :2] ** 2).sum(1).mean() / (points ** 2).sum(1).mean())   # about dm
     camera = np.diag([DISTANCE, DISTANCE, 1.])
@@ -80,7 +82,7 @@ UNLIKE = {"face": .5, "mouth": .3, "eyes": .3}  # `likeness` below which a regio
 def warnings_of(face,   # `align.Face`
                 crop, drawn, zoom) -> list:  # as in `likeness`; `zoom` as in `align.ffhq_quad`
     "What speaks against an edit, a sentence each."
-    width, (yaw, pitch) = float(np.ptp(face.landmarks[:17, 0])), head_pose(face.landmarks)
+    width, (yaw, pitch) = float(np.ptp(levelled(face.landmarks)[:17, 0])), head_pose(face.landmarks)
     found = likeness(crop, drawn, face.landmarks, ffhq_quad(face.landmarks, zoom)[0])
     found["eyes"] = (found["right eye"] + found["left eye"]) / 2
     covered = [part for part in ("mouth", "eyes") if found[part] < UNLIKE[part]]

@@ -6,12 +6,15 @@
 __all__ = ['CAMERA', 'BUTTONS', 'DOWNLOAD', 'STYLE', 'PictureInput', 'encode_png', 'encode_jpeg', 'Panel']
 
 # %% ../../nbs/photographs/controls.ipynb #58d94fcc
-import anywidget
 import cv2
-import ipywidgets as widgets
-import traitlets
 
+from ..files.errors import needs_extra
 from ..facs import NAMES, PRESETS
+
+with needs_extra("lab"):
+    import anywidget
+    import ipywidgets as widgets
+    import traitlets
 
 # %% ../../nbs/photographs/controls.ipynb #4859eed4
 #| code-fold: true
@@ -124,23 +127,29 @@ class PictureInput(anywidget.AnyWidget):
 
     def __init__(self,
                  take,    # called with the name and the bytes of each picture
+                 refuse=lambda name, size: None,  # called with the name of a file over the limit, and its size in bytes
                  **more): # e.g. `limit`
         super().__init__(**more)
-        self._take, self._parts, self._held = take, [], 0
+        self._take, self._refuse, self._parts, self._held = take, refuse, [], 0
         self.on_msg(lambda _, message, buffers: self.receive(message, buffers))
 
     def receive(self, message: dict,  # {"kind": "part", "name": ..., "at": offset in bytes, "size": of the file}
                 buffers: list):       # of bytes: one part of the file
-        "Join the parts of a file; the last one hands it over. A file that starts replaces one that has not ended."
-        if message.get("kind") != "part": return
-        if message["at"] == 0: self._parts, self._held = [], 0
-        if message["at"] != self._held: return   # of a file that another one has replaced
-        self._parts += [bytes(part) for part in buffers]
+        """Join the parts of a file; the last one hands it over. A file that starts replaces one that has not ended.
+        No more than `limit` bytes are held, whatever the browser says."""
+        if not isinstance(message, dict) or message.get("kind") != "part": return
+        name, at, size = str(message.get("name"))[:200], message.get("at"), message.get("size")
+        if type(at) is not int or type(size) is not int: return
+        if at == 0: self._parts, self._held = [], 0
+        if at != self._held: return   # of a file that another one has replaced
+        self._parts += [bytes(part) for part in buffers if len(part)]
         self._held += sum(len(part) for part in buffers)
-        if self._held > self.limit: self._parts, self._held = [], -1
-        if self._held != message["size"]: return
+        if max(self._held, size) > self.limit:
+            self._parts, self._held = [], -1
+            return self._refuse(name, max(size, self.limit + 1))
+        if self._held != size: return
         content, self._parts, self._held = b"".join(self._parts), [], -1
-        self._take(str(message["name"]), content)
+        self._take(name, content)
 
     def download(self,
                  name: str,       # that the browser suggests
@@ -185,7 +194,7 @@ class Panel(widgets.VBox):
                                        layout=_layout(width="150px", display="none"))
         self.fit = widgets.Checkbox(description="fit the generator to this face", indent=False,
                                     layout=_layout(width="220px"))
-        self.upload = PictureInput(self.receive, limit=limit)
+        self.upload = PictureInput(self.receive, self.refuse, limit=limit)
         self.bar = widgets.FloatProgress(max=1, layout=_layout(width="300px", margin="2px 12px 2px 2px",
                                                                display="none"))
         self.compare = widgets.ToggleButton(description="show original", layout=_layout(width="130px"))
@@ -202,6 +211,8 @@ class Panel(widgets.VBox):
                           _wrapped(self._pictures(), self._sliders())], layout=_layout(overflow="hidden"))
 
     def receive(self, name, content): "Called with each picture from the browser."
+
+    def refuse(self, name, size): "Called with each file that is too large, its size in bytes."
 
     def _pictures(self):
         below = _wrapped(self.compare, self.zoom, self.save)

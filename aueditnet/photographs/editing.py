@@ -15,10 +15,11 @@ import cv2
 import numpy as np
 import torch
 
-from ..align import align_face, detect_landmarks, face_number, ffhq_quad, find_faces
+from ..align import align_face, cut_face, face_number, ffhq_quad, usable_faces
 from ..facs import AUS, to_dict, to_vector
 from ..files.drawing import strip
 from ..files.errors import InputError
+from ..files.face_search import turn_notes
 from ..files.io import content_hash, replace_file
 from ..files.photo_files import PhotoFile
 from ..files.picture_formats import edited_note
@@ -222,14 +223,14 @@ class Photo(PhotoPicture, PhotoFolder):
         """Find and align the face of a photograph, invert it, and tune the generator to it; a face that was tuned
         before comes from the cache. Raises `InputError` for unusable pictures; without `force`, for doubtful ones."""
         number, file = face_number(face), PhotoFile.open(image, name)
-        found = [f for f in find_faces(file.rgb) if not f.doubtful]
-        if not found: detect_landmarks(file.rgb, file.name)  # raises
+        found = usable_faces(file.rgb, file.name, number)
         if number > len(found):
             raise InputError(f"face {face} of {file.name}: only {len(found)} found; 1 is the largest")
         points = found[number - 1].landmarks
         crop = align_face(file.rgb, points, model.size, model.zoom)
         drawn = model.synthesize(pivot(model, crop[None]))[0]
-        notes = check_face(found[number - 1], crop, drawn, model.zoom, file.name, force)
+        notes = [f"{note}; the result lies as the picture does" for note in turn_notes(points)]
+        notes += check_face(found[number - 1], crop, drawn, model.zoom, file.name, force)
         readings = read_faces(model, crop[None])
         tuned = (tuned_face if keep else tune)(model, crop[None], steps, progress, readings.values)
         notes = notes + check_tuning(tuned, file.name, force)
@@ -254,5 +255,5 @@ class Photo(PhotoPicture, PhotoFolder):
         "Give the face the expression of another photograph, as it is read from that photograph."
         if isinstance(other, Photo): return self.edit(other.source)
         file = PhotoFile.open(other)
-        crop = align_face(file.rgb, detect_landmarks(file.rgb, file.name)[0], self.model.size, self.model.zoom)
+        crop = cut_face(file.rgb, self.model.size, self.model.zoom, True, name=file.name)
         return self.edit(to_dict(read_faces(self.model, crop[None]).values[0]))

@@ -49,7 +49,7 @@ def score(model: FaceModel,
 
 def test_frames(model: FaceModel, every: int = 4) -> tuple:  # pictures (n, S, S, 3) uint8, intensities (n, 12)
     "Every n-th frame of the nine people of fold P3, aligned."
-    disfa, x, y = DISFA(data_dir() / "synthdisfa", TEST), [], []
+    disfa, x, y = DISFA(data_dir("synthdisfa"), TEST), [], []
     for subject in TEST:
         chosen = range(0, disfa.n_frames(subject), every)
         x += aligned_frames(disfa, subject, chosen, model.size, model.zoom).values()

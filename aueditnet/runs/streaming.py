@@ -73,7 +73,7 @@ def landmark_batch(job, numbers, reader):  # -> landmarks (n, 68, 2), None, {num
     points, problems = [], {}
     for k in numbers:
         if (picture := _read(job.places[k], k, reader, problems)) is None: continue
-        try: faces = detect_landmarks(picture, str(job.places[k][0]))
+        try: faces = detect_landmarks(picture, str(job.places[k][0]), wanted=0)
         except PhotoExtraMissing: raise  # concerns every picture
         except InputError: faces = []
         if len(faces) == 1: points.append(torch.from_numpy(faces[0]))
@@ -109,7 +109,7 @@ def stream(jobs: list,    # `Job`s
     batches = iter(loader if waiting else ())
     cv2.setNumThreads(threads)
     total = sum(len(numbers) for job in waiting.values() for numbers in job.batches())
-    with tqdm(total=total, desc=name, unit="frame", disable=not total, leave=False, delay=5) as bar:
+    with tqdm(total=total, desc=name, unit="frame", disable=not total or None, leave=False, delay=5) as bar:
         for j, numbers, result in batches:
             if isinstance(result, str): raise InputError(result)
             yield j, numbers, result

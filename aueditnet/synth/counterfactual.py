@@ -7,9 +7,7 @@ __all__ = ['SINGLE', 'MIXES', 'NEGATIVE', 'expressions', 'render_subject', 'rend
 
 # %% ../../nbs/synth/counterfactual.ipynb #9236209b
 import os
-from concurrent.futures import ProcessPoolExecutor
 from functools import lru_cache, partial
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +17,7 @@ from tqdm.auto import tqdm
 from ..files.errors import InputError
 from ..files.io import cache_dir, content_hash, replace_file
 from ..files.latents import cache_latents
+from ..files.processes import process_pool
 from ..data import SUBJECTS, Codes
 from ..recognition import FACE_ZOOM, resized
 from ..inversion import to_tensor, to_uint8
@@ -76,7 +75,7 @@ def rendered_grid(subjects,             # of synthdisfa
     files = [_file(s, y, folder) for s, y in zip(subjects, wanted)]
     if not all(file.is_file() for file in files):
         os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")  # one thread a process
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        with process_pool(workers) as pool:
             jobs = pool.map(partial(_subject_file, folder=folder), subjects, wanted)
             files = list(tqdm(jobs, "counterfactual pictures", len(wanted)))
     pictures = [np.load(file) for file in files]

@@ -17,6 +17,7 @@ import numpy as np
 
 from ..files.errors import InputError
 from ..files.io import cache_dir, content_hash, replace_file, sha256
+from ..files.processes import process_pool
 from ..facs import AUS
 from ..align import ffhq_quad
 from .person import Person
@@ -141,15 +142,13 @@ def render_set(name: str,        # a key of `SETS`
                workers: int = 2, # processes
                ) -> Path:        # the folder
     "Render a whole set. Existing shards are kept; the file DONE is written at the end."
-    from concurrent.futures import ProcessPoolExecutor
-    from multiprocessing import get_context
     from tqdm.auto import tqdm
     first, identities, pictures = SETS[name]
     folder = Path(folder or set_folder(name))
     folder.mkdir(parents=True, exist_ok=True)
     shards = range(-(-identities // SHARD_IDENTITIES))
     os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")  # one thread per process
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    with process_pool(workers) as pool:
         draw = DRAWS.get(name, draw_shots)
         jobs = [pool.submit(render_shard, folder, i, first, identities, pictures, draw) for i in shards]
         for job in tqdm(jobs, desc=f"rendering {name}"): job.result()

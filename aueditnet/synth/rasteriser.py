@@ -10,7 +10,11 @@ __all__ = ['SHADOW_MAP', 'SHADOW_BIAS', 'WRAP', 'EYE_X', 'EYE_Y', 'IRIS_RADIUS',
 import math
 
 import numpy as np
-from numba import njit
+
+from ..files.errors import needs_extra
+
+with needs_extra("heads"):
+    from numba import njit
 
 # %% ../../nbs/synth/rasteriser.ipynb #c0d7dbfa
 @njit(cache=True, fastmath=True)

@@ -9,7 +9,11 @@ __all__ = ['CLOSED', 'irradiance', 'paint_strands']
 import math
 
 import numpy as np
-from numba import njit
+
+from ..files.errors import needs_extra
+
+with needs_extra("heads"):
+    from numba import njit
 
 # %% ../../nbs/synth/strands.ipynb #e7eee261
 def irradiance(directions, colours):

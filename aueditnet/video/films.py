@@ -21,7 +21,8 @@ from ..align import align_face, face_number, ffhq_quad
 from ..facs import AUS, to_dict, to_vector
 from ..files.errors import InputError
 from ..files.picture_formats import edited_note
-from ..files.videofile import Frame, VideoReader, VideoWriter
+from ..files.animations import frame_reader, frame_writer
+from ..files.videofile import Frame
 from ..inversion import to_tensor
 from ..photographs.reading import measure_faces, read_faces
 from ..photographs.tuning import at_readings
@@ -251,8 +252,8 @@ def progress_bars(progress, name):
         for bar in bars.values(): bar.close()
 
 # %% ../../nbs/video/films.ipynb #783bb876
-def write_video(video,     # an open `VideoReader`
-                target,    # an open `VideoWriter`
+def write_video(video,     # an open reader, see `files.animations.frame_reader`
+                target,    # an open writer
                 items,     # `FaceFrame`s
                 picture,   # gives the picture to write of one
                 summary,   # `Summary`, to which the frames are added
@@ -279,7 +280,7 @@ def write_video(video,     # an open `VideoReader`
 
 # %% ../../nbs/video/films.ipynb #54efbbfd
 def edit_video(pipeline,  # a `Pipeline`
-               file,      # a video
+               file,      # a video, or an animated GIF, WebP or PNG
                out,       # the result; the suffix decides the container
                intensities=None,  # as in `edit_frames`
                relative: dict = None,  # the same
@@ -306,7 +307,7 @@ def edit_video(pipeline,  # a `Pipeline`
 
     summary = Summary(Path(out), otherwise="grey" if crop else "left as they are")
     note, bars = edited_note(constant or None, "video"), progress_bars(progress, summary.file.name)
-    with VideoReader(file) as video, VideoWriter(out, video, note) as target, bars as bar:
+    with frame_reader(file) as video, frame_writer(out, video, note) as target, bars as bar:
         how |= {"align": align, "face": face, "keep": not crop, "moved": tune or not crop}
         if tune:
             person = meet(pipeline, file, face, align, None, steps, force, bar)

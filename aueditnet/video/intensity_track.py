@@ -6,14 +6,11 @@
 __all__ = ['IntensityTrack']
 
 # %% ../../nbs/video/intensity_track.ipynb #4acfa47e
-import csv
-import io
-from pathlib import Path
-
 import numpy as np
 
 from ..facs import AUS, parse, to_vector
 from ..files.errors import InputError
+from ..files.label_files import read_table
 
 # %% ../../nbs/video/intensity_track.ipynb #e0f8bd4f
 class IntensityTrack:
@@ -43,16 +40,11 @@ class IntensityTrack:
     @classmethod
     def read(cls, file) -> "IntensityTrack":
         """From a CSV file. Raises `InputError` that names file and line."""
-        try: lines = list(csv.reader(io.StringIO(Path(file).read_text(encoding="utf-8-sig"))))
-        except (OSError, ValueError) as problem:
-            why = getattr(problem, "strerror", None) or "not a text file"
-            raise InputError(f"{file}: cannot be read ({why})") from None
-        head, points = [name.strip() for name in lines[0]] if lines else [], {}
+        (_, head, lines), points = read_table(file), {}
         if head[:1] != ["frame"] or len(head) < 2:
             raise InputError(f"{file}: its first line must name the columns, e.g. frame,AU12,AU6")
-        for number, line in enumerate(lines[1:], 2):
+        for number, line in lines:
             cells = [cell.strip() for cell in line]
-            if not any(cells): continue
             try:
                 frame, values = int(cells[0]), zip(head[1:], cells[1:], strict=True)
                 values = [(au, float(cell)) for au, cell in values if cell]

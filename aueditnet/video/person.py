@@ -14,7 +14,7 @@ import numpy as np
 
 from ..align import Face, align_face, face_number
 from ..files.errors import InputError
-from ..files.videofile import VideoReader
+from ..files.animations import frame_reader
 from ..photographs.checks import check_tuning, stop, warnings_of
 from ..photographs.reading import read_faces
 from ..photographs.tuning import Tuned, tuned_face
@@ -92,7 +92,7 @@ class Person:
 def _candidates(pipeline, file, face, align, progress):
     "`SightingFile`, and evenly spaced (frame number, landmarks or None, crop)."
     found, sample = SightingFile(), Sample()
-    with VideoReader(file) as video:
+    with frame_reader(file) as video:
         frames, total = video.frames(), video.stream.frames or None
         pairs = FaceTracker(face).track(frames) if align else ((frame, Sighting(None, 0, "")) for frame in frames)
         for number, (frame, sighting) in enumerate(pairs):
@@ -123,8 +123,8 @@ def meet(pipeline,        # a `Pipeline`
          force: bool = False,   # tune in spite of warnings
          progress=None,         # called with stage, done, total (or None)
          ) -> Person:
-    """Find a person in a video and tune the generator to them. Raises `InputError` without a face, and, without `force`,
-    where most frames or the tuning give cause for a warning."""
+    """Find a person in a video and tune the generator to them. Raises `InputError` without a face, and, without
+    `force`, where most frames or the tuning give cause for a warning."""
     found, items = _candidates(pipeline, file, face_number(face), align, progress)
     if not items: raise InputError(f"{file}: {no_face(found.counts)}")
     w = pipeline.inverter.invert(np.stack([crop for *_, crop in items]), steps=0).cpu()

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from ..files.picture_formats import edited_note
-from ..files.videofile import VideoReader, VideoWriter
+from ..files.animations import frame_reader, frame_writer
 from ..photographs.checks import check_tuning
 from ..photographs.editing import Photo
 from ..photographs.reading import read_faces
@@ -71,7 +71,7 @@ def transfer_video(pipeline,  # a `Pipeline`
                    **how,     # as in `transfer_frames`
                    ) -> Summary:
     """Write a video of a face with the expressions, the timing and the sound of another video."""
-    with VideoReader(file) as video, VideoWriter(out, video, edited_note(None, "video")) as target, \
+    with frame_reader(file) as video, frame_writer(out, video, edited_note(None, "video")) as target, \
             progress_bars(progress, Path(out).name) as bar:
         def learning(done, total): bar("learning the face", done, total)
         if not tune: image = pipeline.face(image, align)
