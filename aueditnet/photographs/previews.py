@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CropEdits', 'PhotoEdits', 'explained', 'Work', 'check_pixels', 'with_numbers', 'as_file', 'Shown', 'Stage',
-           'FaceList']
+           'FaceChoice', 'FaceList']
 
 # %% ../../nbs/photographs/previews.ipynb #88141146
 import ctypes
@@ -87,9 +87,7 @@ class PhotoEdits:
         edit = self.photo.edit(request)
         return self.photo.file, edit.image, None if edit.unchanged else edited_note(request)
 
-# %% ../../nbs/photographs/previews.ipynb #59b5fa8f
-class _Outdated(Exception): "The visitor has chosen another face."
-
+# %% ../../nbs/photographs/previews.ipynb #5d7c0a44
 def explained(problem: Exception) -> str:
     "What a visitor reads about a failure. One that nobody has foreseen is also printed, in the server's log."
     if isinstance(problem, InputError): return str(problem)
@@ -106,6 +104,9 @@ def _trim():
     "Give freed memory back to the system; glibc keeps that of each thread otherwise."
     try: ctypes.CDLL("libc.so.6").malloc_trim(0)
     except (OSError, AttributeError): pass   # another C library
+
+# %% ../../nbs/photographs/previews.ipynb #59b5fa8f
+class _Outdated(Exception): "The visitor has chosen another face."
 
 class Work:
     """Runs one task at a time in a thread, so that the page stays alive. A newer task stops an older one."""
@@ -261,9 +262,9 @@ class Stage(Shown):
 
 # %% ../../nbs/photographs/previews.ipynb #f04ffe2e
 #| code-fold: true
-#| code-summary: "Supporting code: the list of faces"
-class FaceList(Stage):
-    "The faces of the page, and the work that prepares them. `explore.Explorer` edits them."
+#| code-summary: "Supporting code: the faces to choose from"
+class FaceChoice(Stage):
+    "The faces of the page to choose from."
     UPLOADS, PREPARED = 5, 3   # the oldest ones go, because each prepared photograph keeps its pixels and a generator
 
     def __init__(self, faces, limit, pixels=None):
@@ -274,8 +275,6 @@ class FaceList(Stage):
         self.save.on_click(lambda _: self.download())
         self._enable(False)
 
-    def receive(self, name, content): self.prepare(name, content)   # a picture from the browser
-
     def refuse(self, name, size):
         self._fail(f"{name} has {size / 2**20:.0f} MB; at most {self.upload.limit / 2**20:.0f} MB can be uploaded.")
 
@@ -283,6 +282,27 @@ class FaceList(Stage):
         "Add a face, or replace the one of this name, and show it."
         self._add(name, picture)
         self.choose(name)
+
+    def wait(self):
+        "Wait until the work of the thread is done: for programs."
+        self.work.wait()
+
+    def _add(self, name, picture):
+        if self._faces.get(name) is not picture:
+            self._prepared = {key: edits for key, edits in self._prepared.items() if key[0] != name}
+            self._own = [other for other in self._own if other != name] + [name] * (name not in self._bundled)
+        self._faces[name] = picture
+        while len(self._own) > self.UPLOADS: del self._faces[self._own.pop(0)]
+        self._quiet = True
+        self.face.options = list(self._faces)
+        self.face.value, self._quiet = name, False
+
+# %% ../../nbs/photographs/previews.ipynb #5d7c0a45
+#| code-fold: true
+#| code-summary: "Supporting code: the work that prepares a face"
+class FaceList(FaceChoice):
+    "The faces of the page, and the work that prepares them. `explore.Explorer` edits them."
+    def receive(self, name, content): self.prepare(name, content)   # a picture from the browser
 
     def prepare(self,
              name,        # under which the photograph stands in the list of faces
@@ -309,17 +329,3 @@ class FaceList(Stage):
             if interrupted: self.choose(self.face.value, self.number.value)
             self._fail(problem)
         self.work.start(task, lambda edits: self._show((name, number, False), edits), failed)
-
-    def wait(self):
-        "Wait until the work of the thread is done: for programs."
-        self.work.wait()
-
-    def _add(self, name, picture):
-        if self._faces.get(name) is not picture:
-            self._prepared = {key: edits for key, edits in self._prepared.items() if key[0] != name}
-            self._own = [other for other in self._own if other != name] + [name] * (name not in self._bundled)
-        self._faces[name] = picture
-        while len(self._own) > self.UPLOADS: del self._faces[self._own.pop(0)]
-        self._quiet = True
-        self.face.options = list(self._faces)
-        self.face.value, self._quiet = name, False
