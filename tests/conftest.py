@@ -42,6 +42,29 @@ def complaint(call):
     return str(problem.value)
 
 
+def last_line(stderr):
+    """What remains on the screen: a progress bar is wiped off its line."""
+    return stderr.rpartition("\r")[2]
+
+
+def says(result, naming, code=2):
+    """A command's one line on stderr, which begins with the program's name and names what it must: a text, or several."""
+    said = last_line(result.stderr)
+    assert result.exit_code == code and said.startswith("aueditnet: ") and said.count("\n") == 1, (result.output, result.exception)
+    for part in (naming,) if isinstance(naming, str) else naming:
+        assert part in said, said
+    assert "Traceback" not in result.stderr
+    return said
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A cache of this file's own: nothing is kept in the user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AUEDITNET_HOME", str(tmp_path_factory.mktemp("home")))
+        yield tmp_path_factory
+
+
 SPREAD = ("test_notebooks", "test_clean")   # files whose tests are independent and go to whichever worker is free
 
 

@@ -27,14 +27,6 @@ def pipe():
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    """A cache of this module's own."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AUEDITNET_HOME", str(tmp_path_factory.mktemp("home")))
-        yield tmp_path_factory
-
-
-@pytest.fixture(scope="module")
 def photo(pipe, home):
     return pipe.photo(ASTRONAUT)
 

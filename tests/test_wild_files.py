@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import typer
-from conftest import child_env, complaint
+from conftest import child_env, complaint, last_line, says
 from PIL import Image
 from test_data import make_tree
 from typer.testing import CliRunner
@@ -29,6 +29,8 @@ from aueditnet.files.errors import InputError
 from aueditnet.files.io import data_dir
 from aueditnet.files.label_files import read_label_file, write_label_file
 from aueditnet.files.videofile import make_clip
+
+pytestmark = pytest.mark.usefixtures("home")
 
 QUICK = ("--no-align", "--refine", "0")
 NAMES = ["a b", "Ünï лицо", "面孔 وجه 😀", "100% #1", "-o", """it's "x" """.strip(), "a;b,c", "new\nline"]
@@ -44,25 +46,8 @@ def succeeds(*words):
     return result
 
 
-def last_line(stderr):
-    """What remains on the screen: a progress bar is wiped off its line."""
-    return stderr.rpartition("\r")[2]
-
-
 def refused(*words, naming, code=2):
-    result = run(*words)
-    said = last_line(result.stderr)
-    assert result.exit_code == code and said.startswith("aueditnet: ") and said.count("\n") == 1, (result.output, result.exception)
-    for part in (naming,) if isinstance(naming, str) else naming:
-        assert part in said, said
-    return said
-
-
-@pytest.fixture(scope="module", autouse=True)
-def home(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AUEDITNET_HOME", str(tmp_path_factory.mktemp("home")))
-        yield
+    return says(run(*words), naming, code)
 
 
 LOADED = lru_cache(cli._pipeline)

@@ -1,6 +1,5 @@
 """Pictures as they come: transparent, grey, lying, tiny, huge, animated, from telephones, damaged, and files that are no pictures."""
 import io
-import logging
 import os
 import resource
 import struct
@@ -19,7 +18,6 @@ from test_photo import inside
 from typer.testing import CliRunner
 
 from aueditnet.align import cut_face, find_faces, usable_faces
-from aueditnet.files import opening
 from aueditnet.files.animations import ANIMATIONS, AnimationReader, AnimationWriter, frame_reader
 from aueditnet.files.errors import InputError
 from aueditnet.files.face_search import levelled, quarters, search, tiles, turned_back
@@ -33,18 +31,13 @@ ASTRONAUT = ROOT / "nbs" / "images" / "astronaut.jpg"
 PART = (60, 0, 400, 300)   # of the photograph, with the face: left, top, right, bottom
 QUICK = dict(steps=2, force=True)
 
+pytestmark = pytest.mark.usefixtures("home")
+
 
 @pytest.fixture(scope="module")
 def pipe():
     pytest.importorskip("dlib")
     return Pipeline.from_pretrained("heads128", refine=0)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def home(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AUEDITNET_HOME", str(tmp_path_factory.mktemp("home")))
-        yield
 
 
 @pytest.fixture(scope="module")
